@@ -1,0 +1,245 @@
+"""Carry out a plan: all or nothing, never a run by accident, and one that was killed is finished by the next.
+
+Order, and why: what is about to change is written down first; all new texts are on disk under hidden names before
+anything is stopped; timers stop before their files change (a reload would run a job whose new time has just passed);
+files appear by rename; systemd re-reads everything only if it still holds an old text; then timers start, with the
+stamp of a changed persistent timer set to the moment it stopped: an edit never runs a job, a due time is never lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.errors import LockHeldError, SdcronError
+from sdcron.files import Files, leftovers
+from sdcron.plan import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sdcron.backends import Backend
+    from sdcron.paths import Paths
+    from sdcron.plan import Change, Plan
+
+_LOCK_POLL_SECONDS = 0.05
+_UNLOAD_TRIES = 20
+_UNLOAD_SECONDS = 0.002
+_TICK_MARGIN_SECONDS = 2.0
+"""A timer this close to its time is let elapse before it is stopped (AccuracySec=1s plus room)."""
+
+
+@contextmanager
+def apply_lock(paths: Paths, wait_seconds: float) -> Iterator[None]:
+    """Hold the scope's lock. Raises LockHeldError if another apply keeps it longer than `wait_seconds`."""
+    paths.runtime_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise LockHeldError(
+                        f"another sdcron apply has been at work for {wait_seconds:.0f} s",
+                        f"wait for it; who holds it: fuser {paths.lock_file}",
+                    ) from None
+                time.sleep(_LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one transition does: the same shape forwards and, made from what was there, backwards."""
+
+    jobs: list[str] = field(default_factory=list)
+    files: dict[str, str | None] = field(default_factory=dict)
+    links: dict[str, str | None] = field(default_factory=dict)
+    stop: list[str] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+    start: list[str] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    """Persistent timers to stamp before they start; the value says `set` or `remove`."""
+
+
+class Applier:
+    """Changes one scope. `backend` None means that only files change (`--root`)."""
+
+    def __init__(self, paths: Paths, backend: Backend | None, files: Files | None = None) -> None:
+        """Use `files` to watch or fail single steps in tests."""
+        self._paths = paths
+        self._backend = backend
+        self._files = files or Files()
+
+    def recover(self) -> bool:
+        """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
+        for directory in (self._paths.unit_dir, self._paths.wants_dir, self._paths.script_dir, self._paths.state_dir):
+            for path in leftovers(directory):
+                self._files.delete(path)
+        if not self._paths.journal_file.exists():
+            return False
+        try:
+            step = Step(**json.loads(self._paths.journal_file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise SdcronError(
+                f"{self._paths.journal_file} cannot be read: {error}",
+                f"see that the units in {self._paths.unit_dir} are right, then delete that file",
+            ) from error
+        self._transition(step)
+        self._files.delete(self._paths.journal_file)
+        return True
+
+    def carry_out(self, plan: Plan) -> None:
+        """Apply every change, or restore what was there and raise what went wrong."""
+        if not plan:
+            return
+        loaded = frozenset(self._backend.loaded()) if self._backend else frozenset()
+        forward = self._forward(plan.changes, loaded)
+        backward = self._backward(plan.changes, forward, loaded)
+        text = json.dumps({name: getattr(backward, name) for name in Step.__slots__})
+        self._paths.state_dir.mkdir(parents=True, exist_ok=True)
+        self._files.write(self._paths.journal_file, text, 0o600)
+        try:
+            self._transition(forward)
+        except BaseException:
+            self._transition(backward)
+            self._files.delete(self._paths.journal_file)
+            raise
+        self._files.delete(self._paths.journal_file)
+
+    def _forward(self, changes: Sequence[Change], loaded: frozenset[str]) -> Step:
+        step = Step()
+        for change in changes:
+            step.jobs.append(change.name)
+            before, after = change.texts_before(), change.texts_after()
+            for name in sorted({*before, *after}):
+                if before.get(name) != after.get(name):
+                    step.files[str(self._path(change.name, name))] = after.get(name)
+            if change.after is None:
+                step.files[str(self._paths.armed_boot_dir / change.name)] = None
+                step.files[str(self._paths.runtime_dir / "retry" / change.name)] = None
+            enabled_before = change.before.enabled if change.before else frozenset()
+            enabled_after = frozenset(change.after.enable) if change.after else frozenset()
+            for name in sorted(enabled_before ^ enabled_after):
+                link = str(self._paths.wants_dir / name)
+                step.links[link] = f"../{name}" if name in enabled_after else None
+            start = change.after.start if change.after else ()
+            if change.action is not Action.START:
+                step.stop += _to_stop(change, loaded)
+                step.forget += sorted(name for name in before if name in loaded)
+            step.start += start
+            for name in (*before, *after):
+                if name.endswith(".timer"):
+                    self._plan_stamp(step, change, name)
+        return step
+
+    def _plan_stamp(self, step: Step, change: Change, name: str) -> None:
+        before, after = change.texts_before().get(name), change.texts_after().get(name)
+        if after is None:
+            step.stamps[name] = "remove"
+        elif "\nPersistent=yes\n" in after and (before != after or change.action is Action.START):
+            step.stamps[name] = "set"
+
+    def _backward(self, changes: Sequence[Change], forward: Step, loaded: frozenset[str]) -> Step:
+        step = Step(jobs=list(forward.jobs))
+        for change in changes:
+            before = change.texts_before()
+            for name in (*before, *change.texts_after()):
+                step.files[str(self._path(change.name, name))] = before.get(name)
+            enabled = change.before.enabled if change.before else frozenset()
+            for name in (*enabled, *(change.after.enable if change.after else ())):
+                step.links[str(self._paths.wants_dir / name)] = f"../{name}" if name in enabled else None
+            timers = [name for name in change.texts_after() if name.endswith(".timer")]
+            step.stop += timers
+            step.forget += sorted({*before, *change.texts_after()} - {"script"})
+            if change.before:
+                step.start += [name for name in change.before.enabled if name in loaded and _is_calendar(before[name])]
+            else:
+                step.stamps.update({name: "remove" for name in timers})
+        return step
+
+    def _transition(self, step: Step) -> None:
+        staged = {
+            path: self._files.stage(Path(path), text) for path, text in step.files.items() if text is not None
+        }
+        self._mark_applied_this_boot(step)
+        began = time.time_ns()
+        if self._backend and step.stop:
+            began = self._let_due_timers_elapse(step)
+            self._backend.stop(step.stop)
+        for path, text in step.files.items():
+            if text is None:
+                self._files.delete(Path(path))
+            else:
+                self._files.publish(staged[path], Path(path))
+        for link, target in step.links.items():
+            if target is None:
+                self._files.delete(Path(link))
+            else:
+                self._files.link(Path(link), target)
+        for directory in {Path(path).parent for path in (*step.files, *step.links)}:
+            self._files.sync_directory(directory)
+        if self._backend:
+            self._forget_old_texts(self._backend, step)
+        for timer, what in step.stamps.items():
+            stamp = self._paths.stamp_dir / f"stamp-{timer}"
+            if what == "set":
+                self._files.touch(stamp, began)
+            else:
+                self._files.delete(stamp)
+        if self._backend and step.start:
+            self._backend.start(step.start)
+
+    def _mark_applied_this_boot(self, step: Step) -> None:
+        """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""
+        for path, text in step.files.items():
+            if text is not None and path.endswith(".timer") and not _is_calendar(text) and "\nWantedBy=" in text:
+                name = text.partition("\nJob=")[2].partition("\n")[0]
+                self._files.touch(self._paths.armed_boot_dir / name, time.time_ns())
+
+    def _let_due_timers_elapse(self, step: Step) -> int:
+        """Wait out timers about to elapse, so that stopping them loses no run; returns now, in ns since 1970."""
+        if self._backend is None:
+            return time.time_ns()
+        now = time.time()
+        soon = [self._backend.next_elapse(name) for name in step.stop if name.endswith(".timer")]
+        due = [moment.timestamp() for moment in soon if moment and 0 <= moment.timestamp() - now < _TICK_MARGIN_SECONDS]
+        if due:
+            time.sleep(max(due) - now + 1.1)
+        return time.time_ns()
+
+    def _forget_old_texts(self, backend: Backend, step: Step) -> None:
+        """Make systemd drop the old texts; one reload only where it still holds one (a run is on, a retry waits)."""
+        changed = {Path(path).name for path in step.files if not path.startswith(str(self._paths.script_dir))}
+        backend.reset_failed([name for name in step.forget if name in changed])
+        suspects = [name for name in step.forget if name in changed]
+        for _ in range(_UNLOAD_TRIES):
+            suspects = [name for name in suspects if backend.is_loaded(name)]
+            if not suspects:
+                return
+            time.sleep(_UNLOAD_SECONDS)
+        backend.reload()
+
+    def _path(self, job: str, name: str) -> Path:
+        return self._paths.script_dir / job if name == "script" else self._paths.unit_dir / name
+
+
+def _is_calendar(text: str) -> bool:
+    return "\nOnCalendar=" in text
+
+
+def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
+    """Timers that must not elapse while their files change; a waiting retry goes on unless it is removed."""
+    after = change.texts_after()
+    names = [name for name in change.texts_before() if name.endswith(".timer") and name in loaded]
+    return [name for name in names if ":retry-" not in name or name not in after]

@@ -1,0 +1,234 @@
+"""systemd over D-Bus: the only module that imports pystemd.
+
+Speaks to org.freedesktop.systemd1 (its man page) by plain method calls: pystemd's objects would read and parse the
+introspection XML of every unit first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sdcron.backends import UnitState
+from sdcron.errors import BackendError
+from sdcron.units import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sdcron.units import Unit
+
+_DESTINATION = b"org.freedesktop.systemd1"
+_PATH = b"/org/freedesktop/systemd1"
+_MANAGER = b"org.freedesktop.systemd1.Manager"
+_PROPERTIES = b"org.freedesktop.DBus.Properties"
+
+_SETTLE_SECONDS = 90.0
+"""How long a timer may take to start or stop: systemd's own default for a unit."""
+_POLL_SECONDS = 0.005
+
+
+class SystemdBackend:
+    """One open connection to the manager of the system, or of the calling user."""
+
+    def __init__(self, *, user: bool = False) -> None:
+        """Connect. Raises BackendError when there is no systemd to talk to, or pystemd is missing."""
+        # A reload of many units takes longer than D-Bus' 25 s; sd-bus reads this when it connects.
+        os.environ.setdefault("SYSTEMD_BUS_TIMEOUT", "15min")
+        self._user = user
+        try:
+            from pystemd.dbuslib import DBus, apply_signature, path_encode
+        except ImportError as error:
+            raise BackendError(
+                "the Python package pystemd is missing, which talks to systemd",
+                "install it: apt install python3-pystemd, or pip install 'sdcron[systemd]'",
+            ) from error
+        self._encode_arguments = apply_signature
+        self._encode_path = path_encode
+        self._bus = DBus(user_mode=user)
+        try:
+            self._bus.open()
+            self._property(_PATH, _MANAGER, "Version")
+        except Exception as error:  # noqa: BLE001 - pystemd's error classes share no importable base in 0.11
+            raise _no_systemd(user, error) from error
+
+    def close(self) -> None:
+        """Close the connection; further calls fail."""
+        self._bus.close()
+
+    def version(self) -> str:
+        """systemd's own version text, such as `252.39-1~deb12u1`."""
+        return _decode(self._property(_PATH, _MANAGER, "Version"))
+
+    def clock_synchronised(self) -> bool | None:
+        """What timedated says of NTP (org.freedesktop.timedate1(5)); None if it cannot be asked."""
+        arguments = self._encode_arguments(b"ss", [b"org.freedesktop.timedate1", b"NTPSynchronized"])
+        destination, path = b"org.freedesktop.timedate1", b"/org/freedesktop/timedate1"
+        try:
+            return bool(self._bus.call_method(destination, path, _PROPERTIES, b"Get", arguments).body)
+        except Exception as error:
+            if not hasattr(error, "err_message"):
+                raise
+            return None
+
+    def loaded(self) -> Mapping[str, UnitState]:
+        """See Backend."""
+        rows = self._manager("ListUnitsByPatterns", "asas", [[], [f"{PREFIX}*".encode()]])
+        return {_decode(row[0]): UnitState(_decode(row[2]), _decode(row[3]), _decode(row[4])) for row in rows or []}
+
+    def is_loaded(self, name: str) -> bool:
+        """See Backend."""
+        try:
+            self._manager("GetUnit", "s", [name.encode()])
+        except BackendError as error:
+            if _is_unknown_unit(error):
+                return False
+            raise
+        return True
+
+    def state(self, name: str) -> UnitState:
+        """LoadState, ActiveState and SubState of one unit; an unloaded one is inactive."""
+        if not self.is_loaded(name):
+            return UnitState("not-found", "inactive", "dead")
+        path = self._encode_path(_PATH + b"/unit", name.encode())
+        interface = b"org.freedesktop.systemd1.Unit"
+        values = [_decode(self._property(path, interface, key)) for key in ("LoadState", "ActiveState", "SubState")]
+        return UnitState(*values)
+
+    def next_elapse(self, timer: str) -> datetime | None:
+        """See Backend."""
+        path = self._encode_path(_PATH + b"/unit", timer.encode())
+        microseconds = self._property(path, b"org.freedesktop.systemd1.Timer", "NextElapseUSecRealtime")
+        if not microseconds or microseconds >= 2**63:
+            return None
+        return datetime.fromtimestamp(microseconds / 1_000_000, tz=UTC)
+
+    def start(self, names: Sequence[str]) -> None:
+        """See Backend."""
+        for name in names:
+            self._manager("StartUnit", "ss", [name.encode(), b"replace"])
+        self._settle(names, "active", "start")
+
+    def stop(self, names: Sequence[str]) -> None:
+        """See Backend."""
+        stopped = []
+        for name in names:
+            try:
+                self._manager("StopUnit", "ss", [name.encode(), b"replace"])
+            except BackendError as error:
+                if _is_unknown_unit(error):
+                    continue
+                raise
+            stopped.append(name)
+        self._settle(stopped, "inactive", "stop")
+
+    def reset_failed(self, names: Sequence[str]) -> None:
+        """See Backend."""
+        for name in names:
+            try:
+                self._manager("ResetFailedUnit", "s", [name.encode()])
+            except BackendError as error:
+                if not _is_unknown_unit(error):
+                    raise
+
+    def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
+        """See Backend."""
+        from sdcron.backends.transient import unit_properties
+
+        auxiliary = [(unit.name, unit_properties(unit.text)) for unit in others]
+        arguments = self._transient_arguments(timer.name, unit_properties(timer.text), auxiliary)
+        self._call(_PATH, _MANAGER, "StartTransientUnit", arguments)
+        self._settle([timer.name], "active", "start")
+
+    def reload(self) -> None:
+        """See Backend."""
+        self._manager("Reload", "", [])
+
+    def _settle(self, names: Sequence[str], wanted: str, verb: str) -> None:
+        """Wait until all are in the wanted ActiveState; raises BackendError naming those that failed."""
+        waiting = set(names)
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while waiting:
+            states = self.loaded() if len(waiting) > 1 else {name: self.state(name) for name in waiting}
+            now = {name: states.get(name, UnitState("not-found", "inactive", "dead")).active for name in waiting}
+            failed = sorted(name for name, active in now.items() if active == "failed" and wanted == "active")
+            if failed:
+                raise BackendError(
+                    f"systemd could not {verb} {', '.join(failed)}", f"see: systemctl status {failed[0]}"
+                )
+            waiting = {name for name, active in now.items() if active not in (wanted, "failed")}
+            if waiting and time.monotonic() > deadline:
+                raise BackendError(
+                    f"systemd did not {verb} {', '.join(sorted(waiting)[:5])} within {_SETTLE_SECONDS:.0f} s",
+                    "see: systemctl list-jobs",
+                )
+            if waiting:
+                time.sleep(_POLL_SECONDS)
+
+    def _manager(self, method: str, signature: str, arguments: list[Any]) -> Any:  # noqa: ANN401 - D-Bus values
+        encoded = self._encode_arguments(signature.encode(), arguments) if signature else []
+        return self._call(_PATH, _MANAGER, method, encoded)
+
+    def _property(self, path: bytes, interface: bytes, name: str) -> Any:  # noqa: ANN401 - D-Bus values
+        arguments = self._encode_arguments(b"ss", [interface, name.encode()])
+        return self._call(path, _PROPERTIES, "Get", arguments)
+
+    def _call(self, path: bytes, interface: bytes, method: str, arguments: list[Any]) -> Any:  # noqa: ANN401
+        try:
+            return self._bus.call_method(_DESTINATION, path, interface, method.encode(), arguments).body
+        except Exception as error:
+            if not hasattr(error, "err_message"):
+                raise
+            raise _refused(method, error, user=self._user) from error
+
+    def _transient_arguments(
+        self, name: str, properties: list[tuple[str, str, Any]], auxiliary: list[tuple[str, list[tuple[str, str, Any]]]]
+    ) -> list[tuple[int, Any]]:
+        """StartTransientUnit's `ssa(sv)a(sa(sv))` in the flat form that pystemd appends to a message."""
+        flat: list[tuple[int, Any]] = self._encode_arguments(b"ss", [name.encode(), b"replace"])
+        flat += self._property_list(properties)
+        flat.append((ord("a"), b"(sa(sv))"))
+        for other, values in auxiliary:
+            flat += [(ord("r"), b"sa(sv)"), (ord("s"), other.encode()), *self._property_list(values), (-1, None)]
+        flat.append((-1, None))
+        return flat
+
+    def _property_list(self, properties: list[tuple[str, str, Any]]) -> list[tuple[int, Any]]:
+        flat: list[tuple[int, Any]] = [(ord("a"), b"(sv)")]
+        for key, signature, value in properties:
+            inner = self._encode_arguments(signature.encode(), [value])
+            flat += [(ord("r"), b"sv"), (ord("s"), key.encode()), (ord("v"), signature.encode()), *inner]
+            flat += [(-1, None), (-1, None)]
+        flat.append((-1, None))
+        return flat
+
+
+def _decode(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _is_unknown_unit(error: BackendError) -> bool:
+    return "not loaded" in error.message or "not found" in error.message
+
+
+def _no_systemd(user: bool, error: Exception) -> BackendError:
+    if user:
+        return BackendError(
+            f"no systemd user manager answers: {error}",
+            "log in with a session (loginctl enable-linger keeps one running), and see that XDG_RUNTIME_DIR is set",
+        )
+    return BackendError(
+        f"systemd does not answer on this machine: {error}",
+        "run this where systemd is PID 1 and dbus runs, or write units only: sdcron compile PATH -o DIR",
+    )
+
+
+def _refused(method: str, error: Exception, *, user: bool) -> BackendError:
+    message = _decode(getattr(error, "err_message", b"") or str(error))
+    denied = getattr(error, "errno", 0) in (-1, -13) or "ccess denied" in message or "uthentication" in message
+    hint = "see: journalctl -b -u init.scope -n 20"
+    if denied and not user:
+        hint = "run it as root (sudo), or manage your own jobs with --user"
+    return BackendError(f"systemd refused {method}: {message}", hint)

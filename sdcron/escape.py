@@ -1,0 +1,63 @@
+"""The one way for text from users into a unit file.
+
+Source of the rules: systemd.syntax(7) (continuation, comments, quoting), systemd.unit(5) (specifiers) and
+systemd.service(5), "Command lines" (`$` expansion).
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+from sdcron.errors import SdcronError
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
+_NAMED_ESCAPES = {"\\": "\\\\", '"': '\\"', "\t": "\\t"}
+
+
+class Place(Enum):
+    """Where in a unit the text will stand, which decides what systemd would read into it."""
+
+    VALUE = auto()
+    """All of a setting's value, taken by systemd as it is but for `%`: a path, a description."""
+    WORD = auto()
+    """One word in a setting that systemd splits at blanks: Environment=."""
+    ARGUMENT = auto()
+    """One argument of a command line: a word in which `$` would be expanded too."""
+    RAW = auto()
+    """What the user passes through under `systemd:`: specifiers keep their meaning."""
+
+
+class UnitTextError(SdcronError):
+    """A text that no unit file can carry."""
+
+
+def escape(text: str, place: Place) -> str:
+    """Return `text` so that systemd reads back exactly `text` in that place.
+
+    Raises UnitTextError for a newline, a carriage return or NUL anywhere, and for a VALUE that begins or ends
+    with a blank, since systemd.syntax(7) gives no way to write these.
+    """
+    if any(character in text for character in "\n\r\0"):
+        raise UnitTextError("a newline, carriage return or NUL cannot stand in a unit file", "remove it from the value")
+    if place in (Place.VALUE, Place.RAW):
+        if text != text.strip():
+            raise UnitTextError("a value for a unit file cannot begin or end with a blank", "remove the blank")
+        doubled = text if place is Place.RAW else text.replace("%", "%%")
+        trailing = len(doubled) - len(doubled.rstrip("\\"))
+        # A backslash at the end of a line would join the next line; a blank after it is stripped by systemd.
+        return doubled + " " if trailing % 2 else doubled
+    doubled = text.replace("%", "%%")
+    if place is Place.ARGUMENT:
+        doubled = doubled.replace("$", "$$")
+    if _PLAIN_WORD.fullmatch(text):
+        return doubled
+    return '"' + "".join(_escape_character(character) for character in doubled) + '"'
+
+
+def _escape_character(character: str) -> str:
+    if character in _NAMED_ESCAPES:
+        return _NAMED_ESCAPES[character]
+    if ord(character) < 0x20 or ord(character) == 0x7F:
+        return f"\\x{ord(character):02x}"
+    return character

@@ -1,0 +1,69 @@
+"""Changes to files that a reader never sees half done: temporary file, fsync, rename, fsync of the directory.
+
+Every write of an apply goes through one Files object, so that a test can fail or kill it at each step.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+STAGE_PREFIX = ".sdcron-stage-"
+"""systemd ignores files that begin with a dot; what a killed apply left behind is found by this name."""
+
+
+class Files:
+    """The file system as apply uses it."""
+
+    def stage(self, path: Path, text: str, mode: int = 0o644) -> Path:
+        """Write `text` beside `path`, on disk but not visible under its name; returns where. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(STAGE_PREFIX + path.name)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text.encode())
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        return staged
+
+    def publish(self, staged: Path, path: Path) -> None:
+        """Give a staged file its name, replacing what was there in one step."""
+        staged.replace(path)
+
+    def write(self, path: Path, text: str, mode: int = 0o644) -> None:
+        """Stage and publish one file."""
+        self.publish(self.stage(path, text, mode), path)
+        self.sync_directory(path.parent)
+
+    def delete(self, path: Path) -> None:
+        """Remove a file or symbolic link; none there is fine."""
+        path.unlink(missing_ok=True)
+
+    def link(self, path: Path, target: str) -> None:
+        """Make `path` a symbolic link to `target`, replacing what was there in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(STAGE_PREFIX + path.name)
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(target)
+        staged.replace(path)
+
+    def touch(self, path: Path, nanoseconds: int) -> None:
+        """Set the modification time of `path`, made empty if missing, to `nanoseconds` since 1970 UTC."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+        os.utime(path, ns=(nanoseconds, nanoseconds))
+
+    def sync_directory(self, directory: Path) -> None:
+        """Make names given or removed in `directory` survive a power cut."""
+        if not directory.is_dir():
+            return
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """Staged files that a killed apply left in `directory`."""
+    return sorted(directory.glob(STAGE_PREFIX + "*")) if directory.is_dir() else []

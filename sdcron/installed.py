@@ -1,0 +1,134 @@
+"""What is installed: the units that carry [X-Sdcron], grouped into jobs again.
+
+Reads the unit directory and nothing else; a unit without that section belongs to somebody else and is never ours.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sdcron.span import parse_span
+from sdcron.units import PREFIX, CompiledJob, service_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from sdcron.paths import Paths
+
+_SECTION = "\n[X-Sdcron]\n"
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledJob:
+    """One job as its unit files have it.
+
+    `units` maps file names to texts, `enabled` are the names that timers.target.wants links to, `script` is the text
+    kept for a `script:` job.
+    """
+
+    name: str
+    directory: str
+    source: str
+    units: Mapping[str, str]
+    enabled: frozenset[str] = frozenset()
+    script: str | None = None
+    active: bool = True
+    schedule: tuple[str, ...] = ()
+    timezone: str | None = None
+    spread: timedelta = timedelta(0)
+
+    def same_files(self, compiled: CompiledJob) -> bool:
+        """True when every file and link is exactly what `compiled` would install."""
+        return (
+            self.script == compiled.script
+            and self.enabled == frozenset(compiled.enable)
+            and self.units == {unit.name: unit.text for unit in compiled.units}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """All jobs in one unit directory, and the `sdcron-` names there that are somebody else's."""
+
+    jobs: Mapping[str, InstalledJob] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
+
+
+def read_installed(paths: Paths) -> Installed:
+    """Read the unit directory of one scope; an absent directory holds no jobs. Raises OSError."""
+    texts: dict[str, dict[str, str]] = {}
+    sections: dict[str, dict[str, list[str]]] = {}
+    foreign = set()
+    for name in _names(paths.unit_dir):
+        text = _read(paths.unit_dir / name)
+        section = _ownership(text) if text is not None else {}
+        job = section.get("Job", [""])[0]
+        if text is None or not job or not _belongs(name, job):
+            foreign.add(name)
+            continue
+        texts.setdefault(job, {})[name] = text
+        if job not in sections or name == service_name(job) or "Schedule" in section:
+            sections[job] = section
+    links = set(_names(paths.wants_dir))
+    scripts = set(os.listdir(paths.script_dir)) if paths.script_dir.is_dir() else set()
+    jobs = {}
+    for job, units in texts.items():
+        section = sections[job]
+        jobs[job] = InstalledJob(
+            name=job,
+            directory=_unescape(section.get("Directory", [""])[0]),
+            source=_unescape(section.get("Source", [""])[0]),
+            units=units,
+            enabled=frozenset(name for name in units if name in links),
+            script=_read(paths.script_dir / job) if job in scripts else None,
+            active=section.get("Enabled", ["yes"])[0] == "yes",
+            schedule=tuple(_unescape(text) for text in section.get("Schedule", [])),
+            timezone=section.get("Timezone", [None])[0],
+            spread=parse_span(section.get("Spread", ["0s"])[0]),
+        )
+    return Installed(jobs, frozenset(foreign))
+
+
+def _names(directory: Path) -> list[str]:
+    if not directory.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if entry.name.startswith(PREFIX)
+        and entry.name.endswith((".service", ".timer"))
+        and (entry.is_symlink() or entry.is_file())
+    )
+
+
+def _read(path: Path) -> str | None:
+    """The text, or None for what apply cannot have written: a dangling or any other link, bytes that are not UTF-8."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8", newline="") as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _ownership(text: str) -> dict[str, list[str]]:
+    _, found, section = text.rpartition(_SECTION)
+    keys: dict[str, list[str]] = {}
+    if found:
+        for line in section.splitlines():
+            key, _, value = line.partition("=")
+            keys.setdefault(key, []).append(value)
+    return keys
+
+
+def _belongs(unit: str, job: str) -> bool:
+    stem = PREFIX + job
+    return unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", ":") and "/" not in job
+
+
+def _unescape(value: str) -> str:
+    """The inverse of escape(..., Place.VALUE)."""
+    return value.rstrip(" ").replace("%%", "%")

@@ -1,0 +1,210 @@
+"""What the commands do, without arguments to parse or anything to print: read, compile, plan, apply, remove.
+
+Each takes a Place, which says where: the scope, its directories and the service manager there.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.errors import BackendError, JobFileError, SdcronError, UsageError
+from sdcron.paths import Paths, Scope, system_paths, user_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sdcron.apply import Applier
+    from sdcron.backends import Backend
+    from sdcron.installed import Installed
+    from sdcron.jobfile import Context
+    from sdcron.jobset import JobSet
+    from sdcron.plan import Plan
+    from sdcron.units import CompiledJob
+
+LOCK_WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One scope of one machine. `offline` is a file system below `--root`, where no systemd runs."""
+
+    paths: Paths
+    offline: bool = False
+    transient: bool = False
+
+    @property
+    def user(self) -> bool:
+        """Whether the units belong to the calling user's manager."""
+        return self.paths.scope is Scope.USER
+
+
+def make_place(*, user: bool, root: Path | None, backend: str, transient: bool = False) -> Place:
+    """The place that the options of a command name. Raises UsageError for options that do not go together."""
+    if backend == "local":
+        raise BackendError(
+            "the local engine is not there yet", "use systemd: --backend systemd, or leave --backend away"
+        )
+    base = (root or Path("/")).resolve()
+    offline = base != Path("/")
+    if transient and offline:
+        raise UsageError("--transient units live in a running systemd", "leave --root away")
+    paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
+    if transient:
+        paths = paths.transient()
+    return Place(paths, offline, transient)
+
+
+@contextmanager
+def connect(place: Place) -> Iterator[Backend | None]:
+    """The service manager of the place, or None below a `--root`. Raises BackendError."""
+    if place.offline:
+        yield None
+        return
+    from sdcron.backends.systemd import SystemdBackend
+
+    backend = SystemdBackend(user=place.user)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def file_context(place: Place) -> Context:
+    """What reading job files needs to know of the machine and the caller."""
+    from sdcron.jobfile import Context
+    from sdcron.machine import local_timezone, machine_id
+
+    root = place.paths.root
+    return Context(
+        local_timezone=local_timezone(root), machine_id=machine_id(root), root_owned_only=os.geteuid() == 0
+    )
+
+
+def read_jobs(place: Place, paths: Sequence[Path]) -> JobSet:
+    """All jobs in these files and directories. Raises JobFileError with every problem, UsageError for no such path."""
+    from sdcron.jobset import read_paths
+
+    return read_paths(paths, file_context(place))
+
+
+def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
+    """Compile all; what is not supported yet, or not by systemd's verifier, is refused with JobFileError."""
+    from sdcron.jobset import check_supported
+    from sdcron.units import compile_job
+    from sdcron.verify import verify_units
+
+    problems = check_supported(jobs.jobs)
+    if problems:
+        raise JobFileError(problems)
+    script_dir = place.paths.on_machine(place.paths.script_dir)
+    compiled = tuple(
+        compile_job(
+            job, directory=os.path.dirname(job.source.path), scope=place.paths.scope, script_dir=script_dir
+        )
+        for job in jobs.jobs
+    )
+    passed = {job.name for job in jobs.jobs if job.systemd.unit or job.systemd.service or job.systemd.timer}
+    problems = verify_units([job for job in compiled if job.name in passed], user=place.user)
+    if problems:
+        raise JobFileError(problems)
+    return compiled
+
+
+def installed_jobs(place: Place) -> Installed:
+    """The jobs that are applied in this place."""
+    from sdcron.installed import read_installed
+
+    return read_installed(place.paths)
+
+
+def plan_jobs(
+    place: Place, jobs: JobSet, compiled: Sequence[CompiledJob], backend: Backend | None, *, prune: bool
+) -> Plan:
+    """What applying these jobs would change now."""
+    from sdcron.plan import make_plan
+
+    return make_plan(
+        compiled,
+        installed_jobs(place),
+        backend.loaded() if backend else None,
+        directories=frozenset(jobs.directories),
+        files=frozenset(jobs.files),
+        prune=prune,
+    )
+
+
+@contextmanager
+def changing(place: Place, backend: Backend | None) -> Iterator[Applier]:
+    """Hold the apply lock, finish what a killed apply left, and hand out the Applier. Raises LockHeldError."""
+    from sdcron.apply import Applier, apply_lock
+
+    try:
+        with apply_lock(place.paths, LOCK_WAIT_SECONDS):
+            applier = Applier(place.paths, backend)
+            applier.recover()
+            yield applier
+    except PermissionError as error:
+        raise BackendError(
+            f"no permission to write {error.filename}", "run it as root (sudo), or manage your own jobs with --user"
+        ) from error
+    except OSError as error:
+        raise SdcronError(f"{error.filename or place.paths.unit_dir}: {error.strerror}", "free space, or mend it") from error
+
+
+def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path, ...]:
+    """Write the units, and the texts of scripts, into a directory; returns the files. Raises SdcronError."""
+    from sdcron.files import Files
+
+    files = Files()
+    written = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for job in compiled:
+            texts = {unit.name: unit.text for unit in job.units}
+            if job.script is not None:
+                texts[f"sdcron-{job.name}.script"] = job.script
+            for name, text in texts.items():
+                files.write(directory / name, text)
+                written.append(directory / name)
+    except OSError as error:
+        raise SdcronError(f"{error.filename}: {error.strerror}", "choose a directory you may write") from error
+    return tuple(written)
+
+
+def verify_passed_through(place: Place, jobs: JobSet) -> None:
+    """Have systemd check the directives under `systemd:`; raises JobFileError. Other jobs need no systemd to validate."""
+    from sdcron.jobset import check_supported
+    from sdcron.units import compile_job
+    from sdcron.verify import verify_units
+
+    later = {problem.path for problem in check_supported(jobs.jobs)}
+    compiled = [
+        compile_job(job, directory="", scope=place.paths.scope, script_dir="/")
+        for job in jobs.jobs
+        if job.source.path not in later and (job.systemd.unit or job.systemd.service or job.systemd.timer)
+    ]
+    problems = verify_units(compiled, user=place.user)
+    if problems:
+        raise JobFileError(problems)
+
+
+def new_job_file(name: str, directory: Path) -> Path:
+    """Write a commented job file. Raises UsageError for a name that cannot be one, or a file that exists."""
+    from sdcron.jobfile import is_job_name
+    from sdcron.template import job_template
+
+    if not is_job_name(name):
+        raise UsageError(f"{name!r} cannot be a job's name", "use letters, digits, - _ and ., at most 128")
+    path = directory / f"{name}.yaml"
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(job_template(name))
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists", "choose another name, or edit that file") from error
+    except OSError as error:
+        raise SdcronError(f"{path}: {error.strerror}", "choose a directory you may write: --directory DIR") from error
+    return path

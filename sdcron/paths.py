@@ -1,0 +1,110 @@
+"""Every directory sdcron uses, for the system and the user scope and below a `--root`.
+
+Owns the answer to "where"; creates and reads nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Scope(StrEnum):
+    """Which service manager owns the units: the machine's, or one user's."""
+
+    SYSTEM = "system"
+    USER = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The directories of one scope.
+
+    `root` is where they are found; texts that go into units name paths as the running machine sees them,
+    which `on_machine` gives.
+    """
+
+    scope: Scope
+    root: Path
+    unit_dir: Path
+    state_dir: Path
+    runtime_dir: Path
+    stamp_dir: Path
+
+    @property
+    def wants_dir(self) -> Path:
+        """Where a timer is enabled: systemd.unit(5), WantedBy=timers.target."""
+        return self.unit_dir / "timers.target.wants"
+
+    @property
+    def script_dir(self) -> Path:
+        """Where the texts of `script:` jobs are kept for the interpreter to read."""
+        return self.state_dir / "scripts"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the one apply that may be at work."""
+        return self.runtime_dir / "apply.lock"
+
+    @property
+    def journal_file(self) -> Path:
+        """What an apply is about to change, kept until it is done, so that a killed one can be finished."""
+        return self.state_dir / "apply.journal"
+
+    @property
+    def armed_boot_dir(self) -> Path:
+        """Marks `@reboot` jobs applied since the last boot: they wait for the next one (emptied by a reboot)."""
+        return self.runtime_dir / "applied-this-boot"
+
+    def transient(self) -> Paths:
+        """The same scope for units that live until the next boot: their texts are kept in the runtime directory."""
+        kept = self.runtime_dir / "transient"
+        return replace(self, unit_dir=kept, state_dir=self.runtime_dir / "transient-state")
+
+    def on_machine(self, path: Path) -> str:
+        """`path` as the machine will see it: without the `--root` in front."""
+        if self.root == Path("/"):
+            return str(path)
+        return "/" + str(path.relative_to(self.root))
+
+
+def system_paths(root: Path = Path("/")) -> Paths:
+    """The directories of the machine's own service manager."""
+    return Paths(
+        scope=Scope.SYSTEM,
+        root=root,
+        unit_dir=root / "etc/systemd/system",
+        state_dir=root / "var/lib/sdcron",
+        runtime_dir=root / "run/sdcron",
+        stamp_dir=root / "var/lib/systemd/timers",
+    )
+
+
+def user_paths(environment: Mapping[str, str], uid: int, root: Path = Path("/")) -> Paths:
+    """The directories of one user's service manager, by the XDG base directory specification.
+
+    `environment` supplies HOME and the XDG_ variables; `uid` the default of XDG_RUNTIME_DIR.
+    """
+
+    def below_root(variable: str, default: str) -> Path:
+        value = environment.get(variable) or default
+        return root / value.lstrip("/")
+
+    home = environment.get("HOME", "/").rstrip("/")
+    config = below_root("XDG_CONFIG_HOME", f"{home}/.config")
+    state = below_root("XDG_STATE_HOME", f"{home}/.local/state")
+    data = below_root("XDG_DATA_HOME", f"{home}/.local/share")
+    runtime = below_root("XDG_RUNTIME_DIR", f"/run/user/{uid}")
+    return Paths(
+        scope=Scope.USER,
+        root=root,
+        unit_dir=config / "systemd/user",
+        state_dir=state / "sdcron",
+        runtime_dir=runtime / "sdcron",
+        stamp_dir=data / "systemd/timers",
+    )

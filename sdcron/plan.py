@@ -1,0 +1,152 @@
+"""Desired x installed -> Plan: what apply would change, and why. Pure; apply.py carries it out."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sdcron.errors import JobFileError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sdcron.backends import UnitState
+    from sdcron.installed import Installed, InstalledJob
+    from sdcron.units import CompiledJob
+
+
+class Action(StrEnum):
+    """What happens to one job."""
+
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+    START = "start"
+    """Files are right, but a timer of it does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One job that differs: `before` is None for a new one, `after` None for one to be removed."""
+
+    action: Action
+    name: str
+    before: InstalledJob | None
+    after: CompiledJob | None
+
+    def texts_before(self) -> Mapping[str, str]:
+        """Unit files as installed, and the script under `script`."""
+        if self.before is None:
+            return {}
+        return {**self.before.units, **({"script": self.before.script} if self.before.script is not None else {})}
+
+    def texts_after(self) -> Mapping[str, str]:
+        """Unit files as they will be, and the script under `script`."""
+        if self.after is None:
+            return {}
+        units = {unit.name: unit.text for unit in self.after.units}
+        return {**units, **({"script": self.after.script} if self.after.script is not None else {})}
+
+    def diff(self) -> str:
+        """A unified diff of every unit that differs, `/dev/null` standing for absent, as diff(1) -u writes it."""
+        before, after = self.texts_before(), self.texts_after()
+        lines: list[str] = []
+        for name in sorted({*before, *after}):
+            if before.get(name) == after.get(name):
+                continue
+            lines += difflib.unified_diff(
+                before.get(name, "").splitlines(keepends=True),
+                after.get(name, "").splitlines(keepends=True),
+                fromfile=f"installed/{name}" if name in before else "/dev/null",
+                tofile=f"desired/{name}" if name in after else "/dev/null",
+            )
+        return "".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All changes, by job name, and how many jobs need none."""
+
+    changes: tuple[Change, ...] = ()
+    unchanged: int = 0
+    kept: tuple[str, ...] = field(default_factory=tuple)
+    """Jobs that left their directory and stay because of --no-prune."""
+
+    def __bool__(self) -> bool:
+        """True when there is something to do."""
+        return bool(self.changes)
+
+
+def make_plan(
+    desired: Sequence[CompiledJob],
+    installed: Installed,
+    loaded: Mapping[str, UnitState] | None,
+    *,
+    directories: Collection[str],
+    files: Collection[str] = (),
+    prune: bool = True,
+) -> Plan:
+    """Compare. `directories` and `files` are what was applied: a job that came from there and is gone is removed.
+    `loaded` None means that no systemd runs there (`--root`).
+
+    Raises JobFileError when a job's name belongs to another directory or to a foreign unit.
+    """
+    problems = [problem for job in desired for problem in _clashes(job, installed, directories, files)]
+    if problems:
+        raise JobFileError(tuple(problems))
+    changes = []
+    unchanged = 0
+    for job in desired:
+        before = installed.jobs.get(job.name)
+        if before is None:
+            changes.append(Change(Action.ADD, job.name, None, job))
+        elif not before.same_files(job):
+            changes.append(Change(Action.CHANGE, job.name, before, job))
+        elif loaded is not None and any(not _runs(loaded.get(timer)) for timer in job.start):
+            changes.append(Change(Action.START, job.name, before, job))
+        else:
+            unchanged += 1
+    wanted = {job.name for job in desired}
+    gone = [
+        job
+        for name, job in installed.jobs.items()
+        if name not in wanted and (job.directory in directories or job.source in files)
+    ]
+    if prune:
+        changes += [Change(Action.REMOVE, job.name, job, None) for job in gone]
+    changes.sort(key=lambda change: change.name)
+    return Plan(tuple(changes), unchanged, () if prune else tuple(sorted(job.name for job in gone)))
+
+
+def removal_plan(names: Sequence[str], installed: Installed) -> Plan:
+    """The plan that removes these installed jobs."""
+    return Plan(tuple(Change(Action.REMOVE, name, installed.jobs[name], None) for name in sorted(set(names))))
+
+
+def _runs(state: UnitState | None) -> bool:
+    return state is not None and state.active in ("active", "activating", "reloading")
+
+
+def _clashes(
+    job: CompiledJob, installed: Installed, directories: Collection[str], files: Collection[str]
+) -> list[Problem]:
+    problems = [
+        Problem(job.source, 0, 0, f"unit {unit.name} exists and is not sdcron's", "name", "rename the job or that unit")
+        for unit in job.units
+        if unit.name in installed.foreign
+    ]
+    before = installed.jobs.get(job.name)
+    if before and before.source != job.source and before.directory not in directories and before.source not in files:
+        problems.append(
+            Problem(
+                job.source,
+                0,
+                0,
+                f"job {job.name} is applied already from {before.source}",
+                "name",
+                f"rename one of the two, or first: sdcron remove {job.name}",
+            )
+        )
+    return problems

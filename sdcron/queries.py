@@ -1,0 +1,148 @@
+"""Answers about what is applied: the list of jobs and when they run next. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from sdcron.errors import JobFileError, Problem, ScheduleError, UsageError
+from sdcron.installed import read_installed
+from sdcron.machine import local_timezone, machine_id
+from sdcron.schedule import parse_schedule
+from sdcron.units import service_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sdcron.backends import Backend, UnitState
+    from sdcron.installed import Installed, InstalledJob
+    from sdcron.paths import Paths
+    from sdcron.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One applied job. `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot` or `stopped`."""
+
+    name: str
+    state: str
+    next_run: datetime | None
+    schedule: tuple[str, ...]
+    source: str
+    units: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape."""
+        return {
+            "job": self.name,
+            "state": self.state,
+            "next_run_at": self.next_run.isoformat() if self.next_run else None,
+            "schedule": list(self.schedule),
+            "source": self.source,
+            "units": list(self.units),
+        }
+
+
+def list_jobs(paths: Paths, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
+    """All applied jobs by name. Without a backend (`--root`) the times are computed from the schedules."""
+    loaded = backend.loaded() if backend else {}
+    rows = []
+    for name, job in sorted(read_installed(paths).jobs.items()):
+        schedule = job_schedule(paths, job)
+        state = _state(job, schedule, loaded, online=backend is not None)
+        following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
+        rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units))))
+    return tuple(rows)
+
+
+def find_job(paths: Paths, name: str) -> InstalledJob:
+    """One applied job. Raises UsageError that names the nearest one."""
+    installed = read_installed(paths)
+    if name not in installed.jobs:
+        raise unknown_job(name, installed)
+    return installed.jobs[name]
+
+
+def unknown_job(name: str, installed: Installed) -> UsageError:
+    """The error for a job that is not applied, with the nearest name as hint."""
+    import difflib
+
+    near = difflib.get_close_matches(name, installed.jobs, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see the applied ones: sdcron list"
+    return UsageError(f"no job called {name} is applied here", hint)
+
+
+def job_schedule(paths: Paths, job: InstalledJob) -> Schedule | None:
+    """The schedule as it was applied, from the job's unit."""
+    if not job.schedule:
+        return None
+    return parse_schedule(
+        job.schedule,
+        timezone=job.timezone,
+        local_timezone=local_timezone(paths.root),
+        seed=schedule_seed(job.name, paths),
+        spread=job.spread,
+    )
+
+
+def schedule_seed(name: str, paths: Paths) -> str:
+    """What makes `H` and `spread` stable: the job and the machine."""
+    return f"{name}@{machine_id(paths.root)}"
+
+
+def try_schedule(paths: Paths, text: str, timezone: str | None) -> Schedule:
+    """A schedule from the command line. Raises JobFileError with a caret below what is wrong."""
+    try:
+        return parse_schedule(text, timezone=timezone, local_timezone=local_timezone(paths.root), seed="")
+    except ScheduleError as error:
+        mistakes = getattr(error, "mistakes", ())
+        problems = [
+            Problem("--schedule", 1, mistake.column + 1, mistake.message, "schedule", mistake.hint, text)
+            for mistake in mistakes
+        ]
+        raise JobFileError(
+            tuple(problems) or (Problem("--schedule", 1, 1, error.message, "schedule", error.hint, text),)
+        ) from error
+
+
+def next_moments(schedule: Schedule, start: datetime, count: int) -> tuple[datetime, ...]:
+    """The next `count` times strictly after `start`, fewer if it ends."""
+    moments: list[datetime] = []
+    moment: datetime | None = start
+    while len(moments) < count and moment is not None:
+        moment = schedule.next_after(moment)
+        if moment is not None:
+            moments.append(moment)
+    return tuple(moments)
+
+
+def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
+    """An RFC 3339 time, in the machine's zone if it names none; None is `now`. Raises UsageError."""
+    if text is None:
+        return now
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text} is not a time", "write it as 2027-03-01T08:00:00+01:00 or 2027-03-01 08:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(local_timezone(paths.root))).astimezone(UTC)
+
+
+def _state(job: InstalledJob, schedule: Schedule | None, loaded: Mapping[str, UnitState], *, online: bool) -> str:
+    service = loaded.get(service_name(job.name))
+    if service and service.active in ("activating", "active", "deactivating"):
+        return "running"
+    if service and service.active == "failed":
+        return "failed"
+    if not job.active:
+        return "disabled"
+    if schedule is None:
+        return "by hand"
+    calendar = [name for name, text in job.units.items() if "\nOnCalendar=" in text]
+    if not calendar:
+        return "at boot"
+    timers: Sequence[UnitState | None] = [loaded.get(name) for name in calendar]
+    if online and not all(state and state.active == "active" for state in timers):
+        return "stopped"
+    return "waiting"

@@ -1,0 +1,184 @@
+"""Problems, plans, jobs and times as text for people, plain lines for pipes, or JSON: the only place that prints.
+
+Colour only on a terminal and without NO_COLOR (no-color.org); a pipe gets the same words, one item a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import timedelta
+
+    from sdcron.doctor import Finding
+    from sdcron.errors import Problem, SdcronError
+    from sdcron.plan import Plan
+
+_COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red"), "start": (">", "cyan")}
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at it."""
+    return stream.isatty()
+
+
+def paint(text: str, colour: str, stream: TextIO) -> str:
+    """`text` in a colour where the stream shows colours."""
+    if not is_terminal(stream) or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def line(text: str = "") -> None:
+    """One line on stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """One line on stderr: what a person wants to know and a pipe does not."""
+    sys.stderr.write(text + "\n")
+
+
+def text_block(text: str) -> None:
+    """Text as it is, on stdout."""
+    sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+
+
+def as_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def error(failure: SdcronError) -> None:
+    """One line of what is wrong and one of what to do, on stderr."""
+    note(f"{paint('sdcron: ', 'red', sys.stderr)}{failure.message}")
+    if failure.hint:
+        note(f"  {paint('hint:', 'cyan', sys.stderr)} {failure.hint}")
+
+
+def problems(found: Sequence[Problem]) -> None:
+    """Every problem as `path:line:column: message`, its source line, a caret and the hint, on stderr."""
+    for problem in found:
+        note(paint(str(problem), "bold", sys.stderr))
+        if problem.source_line:
+            number = f"{problem.line:>5} | "
+            before = problem.source_line[: max(problem.column - 1, 0)]
+            # A tab before the caret is kept, so that the caret stands below the character on any terminal.
+            indent = "".join("\t" if character == "\t" else " " for character in before)
+            note(f"{number}{problem.source_line}")
+            note(f"{' ' * (len(number) - 2)}| {indent}{paint('^', 'red', sys.stderr)}")
+        if problem.hint:
+            note(f"  {paint('hint:', 'cyan', sys.stderr)} {problem.hint}")
+    count = len(found)
+    note(f"sdcron: {count} problem{'' if count == 1 else 's'}, nothing was changed")
+
+
+def plan(todo: Plan, *, diffs: bool) -> None:
+    """A line a change; with `diffs` what changes in each unit."""
+    for change in todo.changes:
+        sign, colour = _SIGNS[change.action]
+        word = "start timer of" if change.action == "start" else change.action
+        line(paint(f"{sign} {word} {change.name}", colour, sys.stdout))
+        if diffs:
+            _diff(change.diff())
+    for name in todo.kept:
+        line(f"  keep {name}, which left its directory (--no-prune)")
+
+
+def plan_summary(todo: Plan, done: bool) -> str:
+    """Such as `1 added, 2 changed, 1 removed, 7 unchanged`."""
+    counts = {action: 0 for action in _SIGNS}
+    for change in todo.changes:
+        counts[change.action] += 1
+    past = {"add": "added", "change": "changed", "remove": "removed", "start": "started"}
+    words = [f"{count} {past[action] if done else 'to ' + action}" for action, count in counts.items() if count]
+    words.append(f"{todo.unchanged} unchanged")
+    return ", ".join(words)
+
+
+def plan_json(todo: Plan) -> dict[str, Any]:
+    """The documented JSON shape of a plan."""
+    return {
+        "changes": [
+            {"action": str(change.action), "job": change.name, "diff": change.diff()} for change in todo.changes
+        ],
+        "unchanged": todo.unchanged,
+        "kept": list(todo.kept),
+    }
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns on a terminal; in a pipe the cells of a row with tabs between, no headings."""
+    rows = [tuple(row) for row in rows]
+    if not is_terminal(sys.stdout):
+        for row in rows:
+            line("\t".join(row))
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+    line(paint(_columns(headings, widths), "bold", sys.stdout))
+    for row in rows:
+        line(_columns(row, widths))
+
+
+def moment(when: datetime | None, now: datetime) -> str:
+    """A time for a person: the date and time, and how far away on a terminal."""
+    if when is None:
+        return "-"
+    text = when.isoformat(sep=" ", timespec="seconds")
+    return f"{text} ({distance(when - now)})" if is_terminal(sys.stdout) else when.isoformat(timespec="seconds")
+
+
+def distance(left: timedelta) -> str:
+    """`in 5min`, `in 3h 20min`, `2d ago`: two units at most."""
+    seconds = round(abs(left.total_seconds()))
+    parts = []
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{name}")
+    words = " ".join(parts[:2]) or "now"
+    if words == "now":
+        return words
+    return f"in {words}" if left.total_seconds() > 0 else f"{words} ago"
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """What doctor found, a line each, and below it what to do."""
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for finding in found:
+        line(f"{paint(f'{finding.level:<8}', colours[finding.level], sys.stdout)}{finding.what}")
+        if finding.advice:
+            line(f"{'':8}{paint('do:', 'cyan', sys.stdout)} {finding.advice}")
+
+
+def now_utc() -> datetime:
+    """The present, for relative times."""
+    return datetime.now(UTC)
+
+
+def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _diff(text: str) -> None:
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    for row in text.splitlines():
+        line("  " + (paint(row, colours[row[0]], sys.stdout) if row[:1] in colours else row))
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """The documented JSON shape of a problem."""
+    return {
+        "path": problem.path,
+        "line": problem.line,
+        "column": problem.column,
+        "key": problem.key,
+        "message": problem.message,
+        "hint": problem.hint,
+    }

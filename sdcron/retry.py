@@ -1,0 +1,117 @@
+"""Retries as systemd units: what follows a failed run, with no process waiting in between.
+
+A failed service starts the retry handler (OnFailure=), which arms one timer for the n-th attempt; that timer starts the
+service again. The service conflicts with its retry timers, so any start of it, also a regular one, ends a pending wait.
+The handler keeps the number of the armed attempt in the runtime directory; a successful run removes it.
+
+Why not the start limit of one timer as the counter: a daemon-reload may forget it and a success does not reset it. Why
+not $TRIGGER_UNIT: systemd 252 leaves there what started the first of several runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdcron.escape import Place, escape
+from sdcron.job import Sandbox
+from sdcron.paths import Scope
+from sdcron.span import span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdcron.job import Job, Retry
+
+# The handler gets MONITOR_* from systemd (systemd.exec(5)). A retry timer that was stopped before it elapsed has no
+# last trigger: its wait was superseded by a regular run, whose failure starts a new series. --job-mode=fail: arming must
+# not stop a run that has started in the meantime; a oneshot's start job lasts as long as its run.
+_HANDLER = (
+    "unit=$1 attempts=$2 codes=$3 state=$4;",
+    'why="${MONITOR_SERVICE_RESULT-unknown} ${MONITOR_EXIT_STATUS-}";',
+    'case "$codes" in -) ;; *)',
+    'case "$why" in exit-code*) ;; *) why="exit-code none ($why)";; esac;',
+    'case " $codes " in *" ${why#exit-code } "*) ;; *)',
+    'rm -f "$state"; echo "<4>$unit: not one of the exit statuses to retry: $why"; exit 0;; esac;; esac;',
+    'read -r n 2>/dev/null <"$state" || n=0;',
+    '[ "$n" = 0 ] || [ -n "$(SYSTEMCTL show --value --property=LastTriggerUSec "$unit:retry-$n.timer")" ] || n=0;',
+    "n=$((n+1));",
+    'if [ "$n" -gt "$attempts" ]; then',
+    'rm -f "$state"; echo "<3>$unit: gave up after $attempts retries"; exit 0; fi;',
+    'mkdir -p "${state%/*}" && echo "$n" >"$state.new" && mv "$state.new" "$state" || exit 1;',
+    'if SYSTEMCTL start --no-block --job-mode=fail "$unit:retry-$n.timer";',
+    'then echo "<5>$unit: retry $n of $attempts is waiting";',
+    'else rm -f "$state"; echo "<5>$unit: runs again already, no retry needed"; fi',
+)
+
+
+def retry_timer_name(job_name: str, attempt: int) -> str:
+    """The timer that waits before the n-th retry, n from 1."""
+    return f"sdcron-{job_name}:retry-{attempt}.timer"
+
+
+def retry_handler_name(job_name: str) -> str:
+    """The service that a failed run starts."""
+    return f"sdcron-{job_name}:retry.service"
+
+
+def gave_up_after(job: Job) -> tuple[list[str], list[str]]:
+    """The [Unit] and [Service] lines of a job's service that make its failures retry."""
+    retry = _retry(job)
+    timers = " ".join(retry_timer_name(job.name, attempt) for attempt in range(1, retry.attempts + 1))
+    state = f"%t/sdcron/retry/{job.name}"
+    forget = f"-+/bin/sh -c 'case $$SERVICE_RESULT in success|exec-condition) rm -f \"{state}\";; esac'"
+    unit = [f"OnFailure={retry_handler_name(job.name)}", f"Conflicts={timers}"]
+    service = [f"ExecStopPost={forget}"]
+    if job.sandbox is not Sandbox.NONE:
+        # A user manager ignores the +, so a sandboxed run must be able to write there.
+        service.append("ReadWritePaths=-%t/sdcron")
+    return unit, service
+
+
+def retry_units(job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and text of the handler and of one timer for each attempt."""
+    retry = _retry(job)
+    units = [(retry_handler_name(job.name), _handler(job, retry, scope, header, ownership))]
+    for attempt, delay in enumerate(retry.delays(), start=1):
+        lines = [
+            "[Unit]",
+            f"Description=Retry {attempt} of {retry.attempts} of sdcron job {job.name}",
+            *header,
+            "",
+            "[Timer]",
+            f"OnActiveSec={span(delay)}",
+            f"AccuracySec={span(job.accuracy)}",
+            f"Unit=sdcron-{job.name}.service",
+            *ownership,
+        ]
+        units.append((retry_timer_name(job.name, attempt), "\n".join(lines) + "\n"))
+    return units
+
+
+def _retry(job: Job) -> Retry:
+    if job.retry is None:
+        raise ValueError(f"{job.name} has no retry")
+    return job.retry
+
+
+def _handler(job: Job, retry: Retry, scope: Scope, header: Sequence[str], ownership: Sequence[str]) -> str:
+    codes = " ".join(str(code) for code in retry.on_exit) or "-"
+    unit = f"sdcron-{job.name}"
+    systemctl = "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
+    # systemd.syntax(7): a backslash at the end of a line joins the next one with a blank, inside quotes too.
+    script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl), Place.ARGUMENT)[1:-1] for step in _HANDLER)
+    words = " ".join(escape(word, Place.ARGUMENT) for word in ["sdcron-retry", unit, str(retry.attempts), codes])
+    lines = [
+        "[Unit]",
+        f"Description=Retry of sdcron job {job.name} after a failure",
+        *header,
+        "StartLimitIntervalSec=0",
+        "",
+        "[Service]",
+        "Type=oneshot",
+        f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}',
+        f"SyslogIdentifier={unit}",
+        f"LogExtraFields=SDCRON_JOB={job.name}",
+        *ownership,
+    ]
+    return "\n".join(lines) + "\n"

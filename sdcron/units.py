@@ -1,0 +1,336 @@
+"""Job -> unit names and unit text: every directive is chosen here.
+
+Pure: no file system, no clock, no systemd. What is written here is what `compile` prints and `apply` installs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sdcron.escape import Place, escape
+from sdcron.job import Missed, Otherwise
+from sdcron.paths import Scope
+from sdcron.retry import gave_up_after, retry_units
+from sdcron.sandbox import sandbox_directives
+from sdcron.span import span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sdcron.job import Directive, Job
+
+PREFIX = "sdcron-"
+FORMAT = 1
+"""Version of the unit layout, written to [X-Sdcron]; raised when installed units must be rewritten."""
+
+SYSTEMD_CAT = "/usr/bin/systemd-cat"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One unit file: its name, such as `sdcron-backup.timer`, and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledJob:
+    """All that one job becomes.
+
+    `start` are the timers that run once it is applied, `boot` those that only a boot starts, `enable` those that
+    timers.target wants. `script` is the text of a `script:` job, kept beside the units.
+    """
+
+    name: str
+    directory: str
+    source: str
+    units: tuple[Unit, ...]
+    start: tuple[str, ...] = ()
+    boot: tuple[str, ...] = ()
+    script: str | None = None
+
+    @property
+    def enable(self) -> tuple[str, ...]:
+        """Timers that timers.target shall want: those that run now and those that wait for a boot."""
+        return self.start + self.boot
+
+
+def service_name(job_name: str) -> str:
+    """The unit that runs the job."""
+    return f"{PREFIX}{job_name}.service"
+
+
+def timer_name(job_name: str) -> str:
+    """The unit that holds the job's schedule."""
+    return f"{PREFIX}{job_name}.timer"
+
+
+def boot_timer_name(job_name: str) -> str:
+    """The second timer of a job that runs at boot and at other times too.
+
+    A colon cannot stand in a job name, so no other job's unit can have this name.
+    """
+    return f"{PREFIX}{job_name}:boot.timer"
+
+
+def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> CompiledJob:
+    """Compile one job whose file belongs to `directory`; scripts are kept in `script_dir`.
+
+    Raises UnitTextError when a value cannot stand in a unit; jobfile.py refuses such values before.
+    """
+    script_path = f"{script_dir}/{job.name}"
+    script = _script_text(job)
+    units = [Unit(service_name(job.name), _service(job, directory, scope, script_path))]
+    start: list[str] = []
+    boot: list[str] = []
+    schedule = job.schedule
+    if schedule is not None:
+        calendar = schedule.to_calendar()
+        boot_name = boot_timer_name(job.name) if calendar else timer_name(job.name)
+        if calendar:
+            triggers = [f"OnCalendar={line}" for line in calendar]
+            triggers.append(f"Persistent={'yes' if job.missed is Missed.RUN else 'no'}")
+            units.append(Unit(timer_name(job.name), _timer(job, directory, triggers, ())))
+            start.append(timer_name(job.name))
+        if schedule.on_boot:
+            units.append(Unit(boot_name, _boot_timer(job, directory, scope)))
+            boot.append(boot_name)
+    if job.retry is not None:
+        units += [Unit(name, text) for name, text in retry_units(job, scope, _header(job), _ownership(job, directory))]
+    if not job.enabled:
+        start, boot = [], []
+    digest = compiled_digest(units, script)
+    # Only the service carries it: a timer whose own text is unchanged must not be touched.
+    sealed = (Unit(units[0].name, f"{units[0].text}Digest={digest}\n"), *units[1:])
+    return CompiledJob(job.name, directory, job.source.path, sealed, tuple(start), tuple(boot), script)
+
+
+def compiled_digest(units: Sequence[Unit], script: str | None = None) -> str:
+    """SHA-256, in hex, over names and texts: two jobs with equal digests are the same to systemd."""
+    digest = hashlib.sha256()
+    for unit in units:
+        digest.update(f"{unit.name}\0{unit.text}\0".encode())
+    digest.update((script or "").encode())
+    return digest.hexdigest()
+
+
+def _header(job: Job) -> list[str]:
+    return [f"SourcePath={escape(job.source.path, Place.VALUE)}"]
+
+
+def _ownership(job: Job, directory: str) -> list[str]:
+    lines = [
+        "",
+        "[X-Sdcron]",
+        f"Format={FORMAT}",
+        f"Job={job.name}",
+        f"Source={escape(job.source.path, Place.VALUE)}",
+        f"Directory={escape(directory, Place.VALUE)}",
+        f"Enabled={'yes' if job.enabled else 'no'}",
+    ]
+    if job.schedule is not None:
+        lines += [f"Schedule={escape(text.strip(), Place.VALUE)}" for text in job.schedule.texts]
+        if job.timezone:
+            lines.append(f"Timezone={job.timezone}")
+        if job.spread:
+            lines.append(f"Spread={span(job.spread)}")
+    return lines
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
+    unit = ["[Unit]", f"Description={_description(job)}", *_header(job), *_when_unit(job, scope)]
+    service = [
+        "",
+        "[Service]",
+        "Type=oneshot",
+        f"ExecStart={_command_line(job, script_path)}",
+        *_when_service(job),
+        f"SyslogIdentifier={PREFIX}{job.name}",
+        f"LogExtraFields=SDCRON_JOB={job.name}",
+        # Interval 0 does not switch the limit off (silently lost lines); a burst nobody reaches does.
+        "LogRateLimitIntervalSec=1s",
+        "LogRateLimitBurst=100000000",
+        "Slice=sdcron.slice",
+        *_identity(job),
+        *_environment(job),
+        *_bounds(job),
+        *sandbox_directives(job.sandbox),
+    ]
+    if job.retry is not None:
+        extra_unit, extra_service = gave_up_after(job)
+        unit += extra_unit
+        service += extra_service
+    # Runs are bounded by their schedule, not by a start limit, which would drop runs of a busy job.
+    unit.append("StartLimitIntervalSec=0")
+    unit += _passed_through(job.systemd.unit)
+    service += _passed_through(job.systemd.service)
+    return _text([*unit, *service, *_ownership(job, directory)])
+
+
+def _timer(job: Job, directory: str, triggers: Sequence[str], conditions: Sequence[str]) -> str:
+    timer = [
+        "[Unit]",
+        f"Description=Schedule of {_description(job)}",
+        *_header(job),
+        *conditions,
+        "",
+        "[Timer]",
+        *triggers,
+        f"AccuracySec={span(job.accuracy)}",
+        f"Unit={service_name(job.name)}",
+    ]
+    if job.when.wake:
+        timer.append("WakeSystem=yes")
+    timer += _passed_through(job.systemd.timer)
+    return _text([*timer, "", "[Install]", "WantedBy=timers.target", *_ownership(job, directory)])
+
+
+def _boot_timer(job: Job, directory: str, scope: Scope) -> str:
+    # A timer whose boot time has passed elapses the moment it is started (systemd.timer(5), OnBootSec=), so the mark
+    # that apply leaves until the next boot keeps anything else from starting it. 0s may never fire: systemd #37390.
+    seconds = 1 + (job.schedule.offset.total_seconds() if job.schedule else 0)
+    base = "OnBootSec" if scope is Scope.SYSTEM else "OnStartupSec"
+    condition = f"ConditionPathExists=!%t/sdcron/applied-this-boot/{job.name}"
+    return _timer(job, directory, [f"{base}={seconds:.0f}s"], [condition])
+
+
+def _description(job: Job) -> str:
+    first = " ".join(job.description.split())
+    return escape(f"{job.name}: {first}" if first else f"sdcron job {job.name}", Place.VALUE)
+
+
+def _argv(job: Job, script_path: str) -> tuple[str, ...]:
+    if job.script is not None:
+        return (*_shebang(job.script), script_path)
+    if job.interpreter and job.interpreter.program:
+        return (job.interpreter.program, *job.command)
+    return job.command
+
+
+def _command_line(job: Job, script_path: str) -> str:
+    # systemd-cat execs the command with one stream for stdout and one for stderr and leaves no process behind;
+    # the level prefix is off so that a line beginning with <3> arrives as it was written.
+    cat = [SYSTEMD_CAT, f"--identifier={PREFIX}{job.name}", "--priority=info", "--stderr-priority=warning"]
+    words = [*cat, "--level-prefix=false", "--", *_argv(job, script_path)]
+    return " ".join(escape(word, Place.ARGUMENT) for word in words)
+
+
+def _shebang(script: str) -> tuple[str, ...]:
+    """The interpreter and its one argument, as execve(2) splits a `#!` line; it also works on a noexec /var."""
+    first_line = script.split("\n", 1)[0]
+    if not first_line.startswith("#!"):
+        return ("/bin/sh",)
+    return tuple(first_line[2:].strip().split(None, 1)) or ("/bin/sh",)
+
+
+def _script_text(job: Job) -> str | None:
+    if job.script is None:
+        return None
+    return job.script if job.script.endswith("\n") else job.script + "\n"
+
+
+def _identity(job: Job) -> list[str]:
+    lines = []
+    if job.user is not None:
+        lines.append(f"User={escape(job.user, Place.VALUE)}")
+    if job.group is not None:
+        lines.append(f"Group={escape(job.group, Place.VALUE)}")
+    if job.directory is not None:
+        lines.append(f"WorkingDirectory={escape(job.directory, Place.VALUE)}")
+    if job.umask is not None:
+        lines.append(f"UMask={job.umask}")
+    return lines
+
+
+def _environment(job: Job) -> list[str]:
+    lines = []
+    named = dict(job.environment)
+    if job.interpreter and job.interpreter.venv:
+        venv = job.interpreter.venv
+        path = f"{venv}/bin:{named.pop('PATH', DEFAULT_PATH)}"
+        lines.append(f"Environment={escape(f'PATH={path}', Place.WORD)}")
+        lines.append(f"Environment={escape(f'VIRTUAL_ENV={venv}', Place.WORD)}")
+    lines += [f"Environment={escape(f'{key}={value}', Place.WORD)}" for key, value in named.items()]
+    lines += [f"EnvironmentFile={escape(path, Place.VALUE)}" for path in job.environment_file]
+    for credential in job.credentials:
+        directive = "LoadCredentialEncrypted" if credential.encrypted else "LoadCredential"
+        lines.append(f"{directive}={escape(f'{credential.name}:{credential.path}', Place.VALUE)}")
+    return lines
+
+
+def _bounds(job: Job) -> list[str]:
+    settings = [
+        ("TimeoutStartSec", span(job.timeout) if job.timeout else None),
+        ("TimeoutStopSec", span(job.stop_timeout) if job.stop_timeout else None),
+        ("KillSignal", job.kill_signal),
+        ("SuccessExitStatus", " ".join(str(code) for code in job.success_exit) or None),
+        ("Nice", job.priority.nice),
+        *_io_settings(job.priority.io),
+        ("CPUWeight", job.priority.cpu_weight),
+        ("MemoryMax", job.limits.memory),
+        ("CPUQuota", f"{job.limits.cpu}%" if job.limits.cpu is not None else None),
+        ("TasksMax", job.limits.tasks),
+        ("LimitNOFILE", job.limits.open_files),
+    ]
+    return [f"{key}={value}" for key, value in settings if value is not None]
+
+
+def _io_settings(io: str | None) -> list[tuple[str, str | None]]:
+    if io is None:
+        return []
+    scheduling_class, _, level = io.partition(":")
+    return [("IOSchedulingClass", scheduling_class), ("IOSchedulingPriority", level or None)]
+
+
+def _when_unit(job: Job, scope: Scope) -> list[str]:
+    when = job.when
+    wait = when.otherwise is Otherwise.WAIT
+    lines = []
+    if when.network and scope is Scope.SYSTEM:
+        lines += ["Wants=network-online.target", "After=network-online.target"]
+    for unit in when.units:
+        lines += [f"Wants={unit}"] * wait + [f"After={unit}"]
+    if not wait:
+        lines += [f"ConditionPathIsMountPoint={escape(path, Place.VALUE)}" for path in when.mounts]
+        lines += [f"ConditionPathExists={escape(path, Place.VALUE)}" for path in when.path_exists]
+        lines += [f"ConditionPathExists=!{escape(path, Place.VALUE)}" for path in when.path_missing]
+        lines += ["ConditionACPower=yes"] * when.ac_power
+    else:
+        lines += [f"RequiresMountsFor={escape(path, Place.WORD)}" for path in when.mounts]
+    return lines
+
+
+def _when_service(job: Job) -> list[str]:
+    """Conditions that no Condition...= directive knows: as ExecCondition=, or as a wait before the start."""
+    when = job.when
+    active = ["systemctl", "is-active", "--quiet"]
+    checks: list[list[str]] = []
+    if when.network:
+        checks.append(["systemctl", "--system", "is-active", "--quiet", "network-online.target"])
+    checks += [[*active, unit] for unit in when.units]
+    if when.otherwise is Otherwise.WAIT:
+        checks += [["test", "-e", path] for path in when.path_exists]
+        checks += [["test", "!", "-e", path] for path in when.path_missing]
+        checks += [["systemd-ac-power"]] * when.ac_power
+    if when.command:
+        checks.append(list(when.command))
+    if when.otherwise is Otherwise.SKIP:
+        # Exit 255 of an ExecCondition= is a failure, all else but 0 a skip: the shell maps the one to the other.
+        shell = ["/bin/sh", "-c", '"$@" || exit 1', "when"]
+        directive = "ExecCondition"
+    else:
+        shell = ["/bin/sh", "-c", 'until "$@"; do sleep 5; done', "when"]
+        directive = "ExecStartPre"
+    return [f"{directive}=" + " ".join(escape(word, Place.ARGUMENT) for word in [*shell, *check]) for check in checks]
+
+
+def _passed_through(directives: Sequence[Directive]) -> list[str]:
+    return [f"{directive.key}={escape(directive.value, Place.RAW)}" for directive in directives]

@@ -1,0 +1,41 @@
+"""What every test gets: hypothesis settings, and an environment in which the real machine cannot be touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Times are bounded per test, not per example: the machine may be busy.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# For repeated runs of the same suite: under each distribution's own Python, where versions are what is tested.
+settings.register_profile("short", settings.get_profile("default"), max_examples=20)
+settings.register_profile("long", settings.get_profile("default"), max_examples=2000)
+settings.load_profile(os.environ.get("SDCRON_TEST_PROFILE", "default"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a booted machine, and run it last: the quick tests tell first."""
+    system = Path(__file__).parent / "system"
+    for item in items:
+        if system in item.path.parents:
+            item.add_marker(pytest.mark.system)
+    items.sort(key=lambda item: item.get_closest_marker("system") is not None)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's home, service manager and settings from the test, and the test from them."""
+    home = tmp_path_factory.mktemp("home", numbered=True)
+    for variable in [name for name in os.environ if name.startswith(("XDG_", "SDCRON_", "SYSTEMD_"))]:
+        if not variable.startswith("SDCRON_TEST_"):
+            monkeypatch.delenv(variable)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    # A unit test that reaches for a real bus finds none.
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={home}/no-system-bus")
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={home}/no-session-bus")
+    for variable in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PAGER"):
+        monkeypatch.delenv(variable, raising=False)

@@ -1,0 +1,1 @@
+"""Tests on booted machines: real systemd, one of each supported version."""
