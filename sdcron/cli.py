@@ -272,12 +272,11 @@ def next_(
     place = _place(user, root, "auto", transient)
     if (job is None) == (schedule is None):
         raise UsageError("next wants a job or --schedule, one of the two", "sdcron next backup")
-    if schedule is not None:
-        parsed = queries.try_schedule(place.paths, schedule, timezone)
-    else:
+    parsed = queries.try_schedule(place.paths, schedule, timezone) if schedule is not None else None
+    if job is not None:
         parsed = queries.job_schedule(place.paths, queries.find_job(place.paths, job))
-        if parsed is None:
-            raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
+    if parsed is None:
+        raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
     now = render.now_utc()
     moments = queries.next_moments(parsed, queries.parse_moment(place.paths, start, now), count)
     if json:

@@ -71,8 +71,11 @@ def read_installed(paths: Paths) -> Installed:
             foreign.add(name)
             continue
         texts.setdefault(job, {})[name] = text
-        if job not in sections or name == service_name(job) or "Schedule" in section:
-            sections[job] = section
+        known = sections.setdefault(job, {})
+        # The service says whose it is; the schedule as it was written stands in a timer.
+        for key, values in section.items():
+            if key not in known or name == service_name(job):
+                known[key] = values
     links = set(_names(paths.wants_dir))
     scripts = set(os.listdir(paths.script_dir)) if paths.script_dir.is_dir() else set()
     jobs = {}

@@ -38,7 +38,7 @@ _HANDLER = (
     'if [ "$n" -gt "$attempts" ]; then',
     'rm -f "$state"; echo "<3>$unit: gave up after $attempts retries"; exit 0; fi;',
     'mkdir -p "${state%/*}" && echo "$n" >"$state.new" && mv "$state.new" "$state" || exit 1;',
-    'if SYSTEMCTL start --no-block --job-mode=fail "$unit:retry-$n.timer";',
+    'if SYSTEMCTL start --quiet --no-block --job-mode=fail "$unit:retry-$n.timer";',
     'then echo "<5>$unit: retry $n of $attempts is waiting";',
     'else rm -f "$state"; echo "<5>$unit: runs again already, no retry needed"; fi',
 )

@@ -103,19 +103,19 @@ def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> C
         units += [Unit(name, text) for name, text in retry_units(job, scope, _header(job), _ownership(job, directory))]
     if not job.enabled:
         start, boot = [], []
-    digest = compiled_digest(units, script)
-    # Only the service carries it: a timer whose own text is unchanged must not be touched.
-    sealed = (Unit(units[0].name, f"{units[0].text}Digest={digest}\n"), *units[1:])
+    sealed = tuple(Unit(unit.name, seal(unit.text)) for unit in units)
     return CompiledJob(job.name, directory, job.source.path, sealed, tuple(start), tuple(boot), script)
 
 
-def compiled_digest(units: Sequence[Unit], script: str | None = None) -> str:
-    """SHA-256, in hex, over names and texts: two jobs with equal digests are the same to systemd."""
-    digest = hashlib.sha256()
-    for unit in units:
-        digest.update(f"{unit.name}\0{unit.text}\0".encode())
-    digest.update((script or "").encode())
-    return digest.hexdigest()
+def seal(text: str) -> str:
+    """The text with its own SHA-256 below it, so that an edit by hand is seen. Ends the [X-Sdcron] section."""
+    return f"{text}Digest={hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def is_sealed(text: str) -> bool:
+    """Whether a unit's text is still what sdcron wrote."""
+    body, found, _ = text.rpartition("Digest=")
+    return bool(found) and seal(body) == text
 
 
 def _header(job: Job) -> list[str]:
@@ -123,7 +123,7 @@ def _header(job: Job) -> list[str]:
 
 
 def _ownership(job: Job, directory: str) -> list[str]:
-    lines = [
+    return [
         "",
         "[X-Sdcron]",
         f"Format={FORMAT}",
@@ -132,13 +132,14 @@ def _ownership(job: Job, directory: str) -> list[str]:
         f"Directory={escape(directory, Place.VALUE)}",
         f"Enabled={'yes' if job.enabled else 'no'}",
     ]
-    if job.schedule is not None:
-        lines += [f"Schedule={escape(text.strip(), Place.VALUE)}" for text in job.schedule.texts]
-        if job.timezone:
-            lines.append(f"Timezone={job.timezone}")
-        if job.spread:
-            lines.append(f"Spread={span(job.spread)}")
-    return lines
+
+
+def _schedule_as_written(job: Job) -> list[str]:
+    if job.schedule is None:
+        return []
+    lines = [f"Schedule={escape(text.strip(), Place.VALUE)}" for text in job.schedule.texts]
+    lines += [f"Timezone={job.timezone}"] if job.timezone else []
+    return lines + ([f"Spread={span(job.spread)}"] if job.spread else [])
 
 
 def _text(lines: Sequence[str]) -> str:
@@ -158,7 +159,6 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         # Interval 0 does not switch the limit off (silently lost lines); a burst nobody reaches does.
         "LogRateLimitIntervalSec=1s",
         "LogRateLimitBurst=100000000",
-        "Slice=sdcron.slice",
         *_identity(job),
         *_environment(job),
         *_bounds(job),
@@ -190,7 +190,8 @@ def _timer(job: Job, directory: str, triggers: Sequence[str], conditions: Sequen
     if job.when.wake:
         timer.append("WakeSystem=yes")
     timer += _passed_through(job.systemd.timer)
-    return _text([*timer, "", "[Install]", "WantedBy=timers.target", *_ownership(job, directory)])
+    install = ["", "[Install]", "WantedBy=timers.target"]
+    return _text([*timer, *install, *_ownership(job, directory), *_schedule_as_written(job)])
 
 
 def _boot_timer(job: Job, directory: str, scope: Scope) -> str:

@@ -203,6 +203,11 @@ class Machine:
             self._nspawn.wait(10)
         self._is_off()
 
+    @property
+    def disk(self) -> Path:
+        """The machine's root directory seen from here, also while it is off. Absolute links in it lead elsewhere."""
+        return Path(f"/proc/{self._holder_inside}/root{cache_dir()}/mnt/root")
+
     # What a test does with it
 
     def run(
