@@ -14,7 +14,7 @@ from sdcron.span import parse_span
 from sdcron.units import PREFIX, CompiledJob, service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from sdcron.paths import Paths
@@ -58,12 +58,14 @@ class Installed:
     foreign: frozenset[str] = frozenset()
 
 
-def read_installed(paths: Paths) -> Installed:
-    """Read the unit directory of one scope; an absent directory holds no jobs. Raises OSError."""
+def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
+    """Read the unit directory of one scope but for the files in `skip`; an absent directory holds no jobs."""
     texts: dict[str, dict[str, str]] = {}
     sections: dict[str, dict[str, list[str]]] = {}
     foreign = set()
     for name in _names(paths.unit_dir):
+        if name in skip:
+            continue
         text = _read(paths.unit_dir / name)
         section = _ownership(text) if text is not None else {}
         job = section.get("Job", [""])[0]

@@ -83,7 +83,7 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONPATH": CHECKOUT_INSIDE,
     # The checkout is read-only inside: compiled modules go to a place that can be written.
-    "PYTHONPYCACHEPREFIX": "/tmp/pycache",  # noqa: S108: inside a throw-away machine
+    "PYTHONPYCACHEPREFIX": "/tmp/pycache",
 }
 
 _numbers = itertools.count(1)
@@ -157,7 +157,7 @@ class Machine:
         if self._nspawn is not None:
             raise MachineError(f"{self.name} is on already")
         self._boots += 1
-        self._console = tempfile.TemporaryFile()
+        self._console = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the machine is on
         command = [
             *("nsenter", f"--target={self._holder_inside}", "--mount", "--pid"),
             *("sh", "-c", BOOT, "boot", f"{self.name}-{self._boots}"),
@@ -216,7 +216,7 @@ class Machine:
         *,
         timeout: float = 60,
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002: the name subprocess.run gives it
+        input: str | None = None,  # noqa: A002 - the name subprocess.run gives it
         user: str | None = None,
         cwd: str = "/",
         status: int | None = 0,
@@ -263,7 +263,7 @@ class Machine:
         *arguments: str,
         timeout: float = 120,
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002: the name subprocess.run gives it
+        input: str | None = None,  # noqa: A002 - the name subprocess.run gives it
         user: str | None = None,
         status: int | None = 0,
     ) -> subprocess.CompletedProcess[str]:

@@ -91,7 +91,7 @@ RELEASES = (
 
 def cache_dir() -> Path:
     """Where root file systems are kept between runs."""
-    return Path(os.environ.get("SDCRON_TEST_CACHE", "/var/tmp/sdcron-test"))  # noqa: S108: kept over reboots on purpose
+    return Path(os.environ.get("SDCRON_TEST_CACHE", "/var/tmp/sdcron-test"))  # kept over reboots
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def _build(release: Release, root: Path) -> None:
     command = [
         *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
         *(f"--aptopt={option}" for option in release.apt_options),
-        f"--customize-hook=for unit in {masks}; do ln -sf /dev/null \"$unit\"; done",
+        f'--customize-hook=for unit in {masks}; do ln -sf /dev/null "$unit"; done',
         '--customize-hook=echo sdcron-test >"$1/etc/hostname"; rm -f "$1/etc/resolv.conf"',
         '--customize-hook=chroot "$1" useradd --create-home --shell /bin/sh tester',
         *(release.suite, str(building)),

@@ -53,13 +53,13 @@ def test_a_command_gets_its_arguments_input_and_environment_unchanged(machine: M
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(machine: Machine) -> None:
-    with pytest.raises(MachineError, match="did not end within 0.2 s"):
+    with pytest.raises(MachineError, match=r"did not end within 0.2 s"):
         machine.run(["sh", "-c", "sleep 4242 & wait"], timeout=0.2)
     assert "sleep 4242" not in machine.run(["ps", "-e", "-o", "args="]).stdout
 
 
 def test_an_unexpected_exit_status_is_an_error_that_shows_the_output(machine: Machine) -> None:
-    with pytest.raises(MachineError, match="exited 3, not 0(.|\n)*went wrong"):
+    with pytest.raises(MachineError, match=r"exited 3, not 0(.|\n)*went wrong"):
         machine.run(["sh", "-c", "echo went wrong >&2; exit 3"])
     assert machine.run(["sh", "-c", "exit 3"], status=3).returncode == 3
 
@@ -109,7 +109,7 @@ def test_the_disk_survives_a_shutdown_and_a_power_cut_and_nothing_else_does(fres
     assert not fresh_machine.exists("/run/lost")
     fresh_machine.write("/root/too", "2")
     fresh_machine.kill()
-    with pytest.raises(MachineError, match="is off"):
+    with pytest.raises(MachineError, match=r"is off"):
         fresh_machine.run(["true"])
     fresh_machine.boot()
     assert fresh_machine.read("/root/kept") + fresh_machine.read("/root/too") == "12"
@@ -137,7 +137,7 @@ def test_a_machine_that_does_not_boot_shows_its_console(release: Release) -> Non
         init.unlink()
         init.write_text("#!/bin/sh\necho no init today\nexit 1\n")
         init.chmod(0o755)
-        with pytest.raises(MachineError, match="went off while booting(.|\n)*no init today"):
+        with pytest.raises(MachineError, match=r"went off while booting(.|\n)*no init today"):
             machine.boot()
 
 

@@ -1,0 +1,161 @@
+"""What the last apply saw and left, by the look of the files: so that the next one reads only what has changed.
+
+A file is the same if its inode, size, modification and change time are (the change time cannot be set by a program, as
+git's index relies on too). The record is a shortcut and never the truth: without it, or with one that does not fit the
+machine, everything is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from sdcron.backends import UnitState
+    from sdcron.files import Files
+    from sdcron.paths import Paths
+    from sdcron.units import CompiledJob
+
+Look = list[int]
+"""Inode, size, modification and change time in ns: JSON's form of a file's look."""
+
+_SETTLED_NANOSECONDS = 100_000_000
+"""A source written less than this before it was read may change again unseen within one tick of the file system."""
+
+
+@dataclass(slots=True)
+class Source:
+    """One job file: its look when it was read, and the jobs in it."""
+
+    look: Look
+    jobs: list[str]
+
+
+@dataclass(slots=True)
+class Applied:
+    """One job: the looks of its unit files by path, and the timers that must run."""
+
+    source: str
+    files: dict[str, Look]
+    enable: list[str]
+    start: list[str]
+
+
+@dataclass(slots=True)
+class Record:
+    """All of one scope. `key` names all else that what is compiled depends on: version, zone, machine."""
+
+    key: str
+    sources: dict[str, Source] = field(default_factory=dict)
+    jobs: dict[str, Applied] = field(default_factory=dict)
+
+
+def record_key(paths: Paths, *parts: str) -> str:
+    """The key of this scope: `parts` and the time zone data of the machine."""
+    zones = paths.root / "usr/share/zoneinfo/tzdata.zi"
+    return "|".join((paths.scope, *parts, str(look(zones))))
+
+
+def look(path: Path | str) -> Look | None:
+    """How a file looks, following links; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def load(paths: Paths, key: str) -> Record:
+    """The record of the last apply, empty if there is none that fits."""
+    try:
+        data = json.loads(_path(paths).read_text(encoding="utf-8"))
+        if data["key"] != key:
+            return Record(key)
+        return Record(
+            key,
+            {path: Source(*entry) for path, entry in data["sources"].items()},
+            {name: Applied(*entry) for name, entry in data["jobs"].items()},
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return Record(key)
+
+
+def unchanged(
+    paths: Paths, record: Record, files: Iterable[Path], loaded: Mapping[str, UnitState] | None
+) -> dict[str, tuple[str, ...]]:
+    """Of these job files, those that are as they were applied, and whose units are too: path -> names of their jobs."""
+    same = {}
+    links = frozenset(os.listdir(paths.wants_dir)) if paths.wants_dir.is_dir() else frozenset()
+    for path in files:
+        source = record.sources.get(str(path))
+        if source is None or look(path) != source.look:
+            continue
+        if all(_as_applied(record.jobs.get(name), str(path), links, loaded) for name in source.jobs):
+            same[str(path)] = tuple(source.jobs)
+    return same
+
+
+def save(
+    paths: Paths, files: Files, record: Record, looks: Mapping[str, Look | None], compiled: Sequence[CompiledJob]
+) -> None:
+    """Write down what is applied now. `looks` are the looks of the job files taken before they were read.
+
+    Nothing is written if nothing differs.
+    """
+    before = _as_json(record)
+    now = time.time_ns()
+    by_source: dict[str, list[CompiledJob]] = {}
+    for job in compiled:
+        by_source.setdefault(job.source, []).append(job)
+    for path, seen in looks.items():
+        jobs = by_source.get(path, [])
+        record.sources.pop(path, None)
+        for job in jobs:
+            record.jobs[job.name] = _applied(paths, job)
+        if seen is not None and now - seen[3] > _SETTLED_NANOSECONDS:
+            record.sources[path] = Source(seen, [job.name for job in jobs])
+    record.sources = {path: source for path, source in record.sources.items() if os.path.exists(path)}
+    kept = {name for source in record.sources.values() for name in source.jobs}
+    record.jobs = {name: job for name, job in record.jobs.items() if name in kept}
+    after = _as_json(record)
+    if after != before:
+        files.write(_path(paths), after, 0o600)
+
+
+def _path(paths: Paths) -> Path:
+    return paths.state_dir / "applied.json"
+
+
+def _as_json(record: Record) -> str:
+    sources = {path: [entry.look, entry.jobs] for path, entry in record.sources.items()}
+    jobs = {name: [entry.source, entry.files, entry.enable, entry.start] for name, entry in record.jobs.items()}
+    return json.dumps({"key": record.key, "sources": sources, "jobs": jobs})
+
+
+def _applied(paths: Paths, job: CompiledJob) -> Applied:
+    wanted = [str(paths.unit_dir / unit.name) for unit in job.units]
+    if job.script is not None:
+        wanted.append(str(paths.script_dir / job.name))
+    return Applied(job.source, {path: look(path) or [] for path in wanted}, list(job.enable), list(job.start))
+
+
+def _as_applied(
+    job: Applied | None, source: str, links: frozenset[str], loaded: Mapping[str, UnitState] | None
+) -> bool:
+    return (
+        job is not None
+        and job.source == source
+        and all(look(path) == seen for path, seen in job.files.items())
+        and all((os.path.basename(path) in links) == (os.path.basename(path) in job.enable) for path in job.files)
+        and (loaded is None or all(_runs(loaded.get(timer)) for timer in job.start))
+    )
+
+
+def _runs(state: UnitState | None) -> bool:
+    return state is not None and state.active == "active"

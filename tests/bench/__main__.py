@@ -1,0 +1,149 @@
+"""Run the benchmarks of apply and of the command's start, print each figure with its limit, exit 1 if one is missed.
+
+All times are wall time in seconds, taken inside one machine in one run; nothing is compared across runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.machine import RELEASES, Machine, why_no_machines
+
+JOBS = "/etc/jobs"
+MANY = 10_000
+SOME = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number and the most it may be."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str = "s"
+
+    @property
+    def good(self) -> bool:
+        """Whether the limit is kept."""
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        """A line of the report."""
+        verdict = "ok  " if self.good else "MISS"
+        return f"{verdict} {self.what}: {self.value:.3f} {self.unit} (at most {self.limit:g} {self.unit})"
+
+
+def job_files(count: int, directory: str = JOBS) -> dict[str, str]:
+    """`count` ordinary job files: a nightly command with a retry and an environment."""
+    return {
+        f"{directory}/job-{number:05}.yaml": (
+            f"description: Nightly work {number}\n"
+            f"schedule: '{number % 60} {2 + number % 4} * * *'\n"
+            f"command: /usr/bin/true --number {number}\n"
+            "retry: 5m\n"
+            "environment:\n"
+            f"  NUMBER: '{number}'\n"
+            "  LANG: C.UTF-8\n"
+        )
+        for number in range(count)
+    }
+
+
+def seconds(machine: Machine, *argv: str, timeout: float = 900) -> float:
+    """Wall time of one command in the machine, measured inside it so that entering the machine does not count."""
+    program = "import subprocess, sys, time; b = time.monotonic(); subprocess.run(sys.argv[1:], check=True, stdout=2); " \
+        "print(time.monotonic() - b)"
+    return float(machine.run(["python3", "-c", program, *argv], timeout=timeout).stdout)
+
+
+def sdcron(machine: Machine, *arguments: str) -> float:
+    """Wall time of one sdcron command."""
+    return seconds(machine, "python3", "-m", "sdcron", *arguments)
+
+
+def reloads(machine: Machine) -> int:
+    """How many daemon-reloads this boot has seen."""
+    return sum("Reloading" in str(entry.get("MESSAGE", "")) for entry in machine.journal("_PID=1", "--boot"))
+
+
+def first_apply(machine: Machine) -> list[Figure]:
+    """First apply of 1,000 jobs against `systemctl start` of the same prepared units; then an unchanged apply."""
+    machine.reset()
+    machine.write_files(job_files(SOME))
+    sdcron(machine, "validate", JOBS)
+    sdcron(machine, "compile", JOBS, "-o", "/etc/systemd/system")
+    peer = seconds(machine, "sh", "-c", "cd /etc/systemd/system && systemctl start $(ls | grep '^sdcron-job-[0-9]*.timer$')")
+    machine.reset()
+    apply = sdcron(machine, "apply", JOBS)
+    unchanged = min(sdcron(machine, "apply", JOBS) for _ in range(3))
+    return [
+        Figure(f"first apply of {SOME} jobs / systemctl start of the same units", apply / peer, 2, "x"),
+        Figure(f"apply of {SOME} unchanged jobs", unchanged, 1),
+    ]
+
+
+def one_changed(machine: Machine) -> list[Figure]:
+    """One job changed among 10,000 applied: against reading the files, and against one daemon-reload."""
+    machine.reset()
+    machine.write_files(job_files(MANY))
+    sdcron(machine, "apply", JOBS)
+    reading = sdcron(machine, "validate", JOBS)
+    before = reloads(machine)
+    changed = []
+    for hour in (6, 7, 8):
+        text = job_files(1)[f"{JOBS}/job-00000.yaml"].replace("'0 2 ", f"'{hour} {hour} ")
+        machine.write(f"{JOBS}/job-00000.yaml", text)
+        changed.append(sdcron(machine, "apply", JOBS))
+    during = reloads(machine) - before
+    apply = min(changed)
+    reload = seconds(machine, "systemctl", "daemon-reload")
+    beyond = max(apply - reading, 0.001)
+    print(f"     one changed among {MANY}: apply {apply:.2f} s, reading {reading:.2f} s, daemon-reload {reload:.2f} s")
+    return [
+        Figure(f"one job changed among {MANY}: daemon-reloads", during, 0, ""),
+        Figure(f"one job changed among {MANY}: beyond reading the files", beyond, 1),
+        Figure(f"one job changed among {MANY}: apply / one daemon-reload there", apply / reload, 1 / 50, "x"),
+    ]
+
+
+def start(machine: Machine) -> list[Figure]:
+    """`sdcron --version` against `python -c 'import typer'`, the best of ten each, taken in turns."""
+    version, peer = [], []
+    for _ in range(10):
+        version.append(sdcron(machine, "--version"))
+        peer.append(seconds(machine, "python3", "-c", "import typer"))
+    return [Figure("sdcron --version / python3 -c 'import typer'", min(version) / min(peer), 1.3, "x")]
+
+
+def main() -> int:
+    """Run everything on one machine of the newest release; the report goes to stdout, as JSON too if asked."""
+    reason = why_no_machines()
+    if reason:
+        print(f"benchmarks need a booted machine: {reason}")
+        return 1
+    wanted = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    figures: list[Figure] = []
+    release = next(entry for entry in RELEASES if entry.systemd == "257")
+    with Machine(release) as machine:
+        for benchmark in (start, first_apply, one_changed):
+            if wanted and benchmark.__name__ not in wanted:
+                continue
+            began = time.monotonic()
+            for figure in benchmark(machine):
+                print(figure, flush=True)
+                figures.append(figure)
+            print(f"     ({benchmark.__name__} took {time.monotonic() - began:.0f} s)", flush=True)
+    if "--json" in sys.argv:
+        print(json.dumps([{"what": each.what, "value": each.value, "limit": each.limit} for each in figures]))
+    return 0 if all(figure.good for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

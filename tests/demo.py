@@ -1,0 +1,193 @@
+"""What `make run` shows: the example jobs applied, listed and firing, every command printed as you would type it.
+
+Uses this machine's systemd if it runs one, and removes again what it applied; elsewhere boots a throw-away machine,
+for which it must be root. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tests.machine import CHECKOUT, RELEASES, Machine, MachineError, RootfsError, until, why_no_machines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EXAMPLES = "packaging/examples/jobs"
+
+#: Fires often enough to be watched.
+TICK = """\
+# A job: a schedule and a command, as in cron, with seconds.
+description: Say hello every two seconds
+schedule: every 2s
+command: echo "hello from sdcron"
+"""
+
+
+class DemoError(Exception):
+    """A command of the tour did not do what the tour is there to show."""
+
+
+class Place(Protocol):
+    """Where the tour takes place."""
+
+    def run(self, argv: list[str]) -> tuple[int, str]:
+        """Run a command: exit status and output, errors included."""
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, making the directories above it."""
+
+
+class ThrowAway:
+    """A booted machine that is gone afterwards."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.write("/usr/local/bin/sdcron", '#!/bin/sh\nexec python3 -m sdcron "$@"\n', mode=0o755)
+
+    def run(self, argv: list[str]) -> tuple[int, str]:
+        """Run a command there as root."""
+        ended = self.machine.run(["sh", "-c", 'exec "$@" 2>&1', "sh", *argv], status=None)
+        return ended.returncode, ended.stdout
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Write a file there."""
+        self.machine.write(path, text, mode=mode)
+
+
+class Here:
+    """This machine, with the sdcron of the checkout."""
+
+    def run(self, argv: list[str]) -> tuple[int, str]:
+        """Run a command, `sdcron` being the checkout's."""
+        programs = str(CHECKOUT / ".venv/bin")
+        environment = {**os.environ, "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}"}
+        ended = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=120, check=False, cwd=CHECKOUT, env=environment,
+        )  # fmt: skip
+        return ended.returncode, ended.stdout
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file into a directory of the tour's own."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def say(text: str) -> None:
+    """A line of the guide's own."""
+    print(f"\n# {text}", flush=True)
+
+
+def shown(place: Place, *argv: str, quiet_after: int = 40) -> str:
+    """Print a command as typed and the output it gave, at most `quiet_after` lines. Raises DemoError if it fails."""
+    print(f"\n$ {shlex.join(argv)}", flush=True)
+    status, output = place.run(list(argv))
+    lines = output.rstrip("\n").splitlines()
+    print("\n".join(lines[:quiet_after]), flush=True)
+    if len(lines) > quiet_after:
+        print(f"… and {len(lines) - quiet_after} lines more", flush=True)
+    if status != 0:
+        raise DemoError(f"{shlex.join(argv)} exited {status}")
+    return output
+
+
+def tour(place: Place, examples: str, own: str, *, scope: tuple[str, ...] = ()) -> None:
+    """Apply, list, watch, remove. `own` is the directory for the tour's own job; `scope` is `--user` or nothing.
+
+    Raises DemoError.
+    """
+    # The examples name users and places of the whole machine: a user's own manager only checks them.
+    as_user = "--user" in scope
+    say("Jobs are YAML files; these are the examples. Every mistake would be reported at once.")
+    shown(place, "ls", examples)
+    shown(place, "sdcron", "validate", examples)
+    with applied(place, scope):
+        if not as_user:
+            say("Applying makes them systemd timers. It never runs a job by itself.")
+            shown(place, "sdcron", "apply", examples)
+            shown(place, "sdcron", "apply", examples)
+            shown(place, "sdcron", "list")
+            shown(place, "systemctl", "list-timers", "--no-pager", "sdcron-*")
+        say("A job that fires every two seconds, from file to journal.")
+        place.write(f"{own}/hello.yaml", TICK)
+        shown(place, "cat", f"{own}/hello.yaml")
+        shown(place, "sdcron", *scope, "apply", own)
+        watch(place, scope)
+        say("Removing a job leaves nothing behind.")
+        shown(place, "sdcron", *scope, "remove", "hello")
+
+
+def watch(place: Place, scope: tuple[str, ...]) -> None:
+    """Wait until the tour's own job has run twice, and show its lines. Raises DemoError after 20 seconds."""
+    journal = ["journalctl", *scope, "--no-pager", "--quiet", "--identifier=sdcron-hello", "--output=short-iso"]
+    try:
+        until(lambda: place.run(journal)[1].count("hello from sdcron") >= 2, 20, "the job ran twice")
+    except MachineError as error:
+        raise DemoError(str(error)) from error
+    shown(place, *journal, quiet_after=6)
+
+
+@contextmanager
+def applied(place: Place, scope: tuple[str, ...]) -> Iterator[None]:
+    """At the end, however it comes, remove every job that was not there before. Raises DemoError."""
+
+    def names() -> set[str]:
+        status, output = place.run(["sdcron", *scope, "list", "--json"])
+        if status != 0:
+            raise DemoError(f"sdcron list exited {status}:\n{output}")
+        return {job["name"] for job in json.loads(output)}
+
+    before = names()
+    try:
+        yield
+    finally:
+        left = sorted(names() - before)
+        if left:
+            say("The end: everything this tour applied is removed again.")
+            shown(place, "sdcron", *scope, "remove", *left)
+
+
+def choose(stack: ExitStack) -> Callable[[], None]:
+    """Where to hold the tour. Raises DemoError saying what to install or run."""
+    if Path("/run/systemd/system").is_dir():
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-"))
+        scope = () if os.geteuid() == 0 else ("--user",)
+        say(f"This machine runs systemd: using {'it' if not scope else 'your own service manager'}, then cleaning up.")
+        return lambda: tour(Here(), EXAMPLES, own, scope=scope)
+    reason = why_no_machines()
+    if reason:
+        raise DemoError(f"systemd does not run here, and a throw-away machine cannot be booted: {reason}")
+    release = next(release for release in RELEASES if release.suite == "trixie")
+    say(f"No systemd runs here: booting a throw-away machine (Debian {release.suite}, systemd {release.systemd}).")
+    started = time.monotonic()
+    machine = stack.enter_context(Machine(release))
+    say(f"It is up after {time.monotonic() - started:.1f} s, and will be gone at the end.")
+    return lambda: tour(ThrowAway(machine), f"/opt/sdcron/{EXAMPLES}", "/root/jobs")
+
+
+def main() -> int:
+    """Hold the tour; 0 if everything it shows is true."""
+    try:
+        with ExitStack() as stack:
+            choose(stack)()
+    except (DemoError, MachineError, RootfsError) as error:
+        print(f"\nmake run: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    say("Next: README.md, `sdcron new NAME`, `sdcron --help`.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
