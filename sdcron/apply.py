@@ -22,7 +22,7 @@ from sdcron.files import Files, leftovers
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sdcron.backends import Backend
     from sdcron.paths import Paths
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _LOCK_POLL_SECONDS = 0.05
 _UNLOAD_TRIES = 20
 _UNLOAD_SECONDS = 0.002
+_STARTED_AT_ONCE = 200
 _TICK_MARGIN_SECONDS = 2.0
 """A timer this close to its time is let elapse before it is stopped (AccuracySec=1s plus room)."""
 
@@ -75,11 +76,18 @@ class Step:
 class Applier:
     """Changes one scope. `backend` None means that only files change (`--root`)."""
 
-    def __init__(self, paths: Paths, backend: Backend | None, files: Files | None = None) -> None:
-        """Use `files` to watch or fail single steps in tests."""
+    def __init__(
+        self,
+        paths: Paths,
+        backend: Backend | None,
+        files: Files | None = None,
+        progress: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> None:
+        """Use `files` to watch or fail single steps in tests; `progress` hears of (step, done, total)."""
         self._paths = paths
         self._backend = backend
         self._files = files or Files()
+        self._progress = progress
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
@@ -169,9 +177,11 @@ class Applier:
         return step
 
     def _transition(self, step: Step) -> None:
-        staged = {
-            path: self._files.stage(Path(path), text) for path, text in step.files.items() if text is not None
-        }
+        staged = {}
+        for count, (path, text) in enumerate(step.files.items()):
+            self._progress("writing", count, len(step.files))
+            if text is not None:
+                staged[path] = self._files.stage(Path(path), text)
         self._mark_applied_this_boot(step)
         began = time.time_ns()
         if self._backend and step.stop:
@@ -197,8 +207,10 @@ class Applier:
                 self._files.touch(stamp, began)
             else:
                 self._files.delete(stamp)
-        if self._backend and step.start:
-            self._backend.start(step.start)
+        if self._backend:
+            for first in range(0, len(step.start), _STARTED_AT_ONCE):
+                self._progress("starting", first, len(step.start))
+                self._backend.start(step.start[first : first + _STARTED_AT_ONCE])
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""

@@ -52,7 +52,7 @@ class _Refused(Exception):
 
 
 def parse_calendar(text: str, zone: str) -> tuple[tuple[Entry, ...], tuple[Mistake, ...]]:
-    """The entry of a calendar expression on the clocks of its own zone or else of `zone`, or what is wrong (index 0)."""
+    """The entry of a calendar expression, in its own zone or else in `zone`, or what is wrong (index 0)."""
     try:
         entry = _expression(text, zone)
     except _Refused as refused:
@@ -86,12 +86,11 @@ def _expression(text: str, zone: str) -> Entry:
     if words[0][0][:1].isalpha():
         weekdays = _weekdays(*words.pop(0), lonely=len(words) == 0)
     years: tuple[int, ...] = ()
-    months, days, from_end = EVERY_MONTH, (), False
+    months, from_end = EVERY_MONTH, False
+    days: tuple[int, ...] = ()
     if words and ":" not in words[0][0]:
         years, months, days, from_end = _date(*words.pop(0))
-    hours, minutes, seconds, steps = (0,), (0,), (0,), False
-    if words:
-        hours, minutes, seconds, steps = _time(*words.pop(0))
+    hours, minutes, seconds, steps = _time(*words.pop(0)) if words else ((0,), (0,), (0,), False)
     if words:
         raise _unexpected(*words[0])
     steps = steps or len(hours) == 24
@@ -225,7 +224,7 @@ def _numbers(item: str, column: int, name: str, low: int, high: int) -> range:
             hint = f"a * stands alone; for a step write {low}/5"
         elif item.startswith("*/"):
             hint = f"write {low}{item[1:]}"
-        raise _Refused(column, f"'{item}' is not a {name}", hint)
+        raise _Refused(column, f"'{item}' is not a valid {name}", hint)
     start = _checked(match[1], column, name, low, high)
     if match[3] is not None and int(match[3]) == 0:
         raise _Refused(column, f"a step of 0 in the {name} never moves on", "a step is 1 or more")
@@ -250,5 +249,5 @@ def _checked(text: str, column: int, name: str, low: int, high: int) -> int:
     if low == FIRST_YEAR and number < 100:
         number += 2000 if number < 70 else 1900  # as systemd reads two digits
     if not low <= number <= high:
-        raise _Refused(column, f"{name} {number} is not between {low} and {high}")
+        raise _Refused(column, f"{name} {number} is not between {low} and {high}", f"write {low} to {high}")
     return number

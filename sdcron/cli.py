@@ -112,10 +112,12 @@ def plan(
     from sdcron import operations, render
 
     place = _place(user, root, backend, transient)
-    jobs = operations.read_jobs(place, paths)
-    compiled = operations.compile_jobs(place, jobs)
+    progress = render.Progress()
     with operations.connect(place) as manager:
-        todo = operations.plan_jobs(place, jobs, compiled, manager, prune=prune)
+        loaded = manager.loaded() if manager else None
+        desired = operations.read_desired(place, paths, loaded, progress)
+        todo = operations.plan_jobs(place, desired, loaded, prune=prune)
+    progress.end()
     if json:
         render.as_json(render.plan_json(todo))
     else:
@@ -147,25 +149,28 @@ def apply(
     from sdcron import operations, render
 
     place = _place(user, root, backend, transient)
-    jobs = operations.read_jobs(place, paths)
-    compiled = operations.compile_jobs(place, jobs)
-    with operations.connect(place) as manager:
-        if dry_run:
-            todo = operations.plan_jobs(place, jobs, compiled, manager, prune=prune)
-        else:
-            with operations.changing(place, manager) as applier:
-                todo = operations.plan_jobs(place, jobs, compiled, manager, prune=prune)
-                removed = [change.name for change in todo.changes if change.action == "remove"]
-                if removed and not yes and sys.stdin.isatty() and not json:
-                    render.plan(todo, diffs=False)
-                    if not typer.confirm(f"Remove {', '.join(removed)}?"):
-                        raise typer.Exit(ExitCode.FAILED)
-                applier.carry_out(todo)
+    if dry_run:
+        plan(paths, False, prune, transient, user, root, backend, json)
+        return
+    progress = render.Progress()
+    with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
+        loaded = manager.loaded() if manager else None
+        desired = operations.read_desired(place, paths, loaded, progress)
+        todo = operations.plan_jobs(place, desired, loaded, prune=prune)
+        removed = [change.name for change in todo.changes if change.action == "remove"]
+        if removed and not yes and not json and render.is_terminal(sys.stdin):
+            progress.end()
+            render.plan(todo, diffs=False)
+            if not typer.confirm(f"Remove {', '.join(removed)}?"):
+                raise typer.Exit(ExitCode.FAILED)
+        applier.carry_out(todo)
+        operations.remember(place, desired)
+    progress.end()
     if json:
-        render.as_json({**render.plan_json(todo), "applied": not dry_run})
+        render.as_json({**render.plan_json(todo), "applied": True})
         return
     render.plan(todo, diffs=False)
-    render.line(render.plan_summary(todo, done=not dry_run) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
 
 
 @app.command(name="compile")

@@ -23,13 +23,12 @@ MACROS = {  # crontab(5); @reboot is the schedule's own. Cron's @weekly is Sunda
 }
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-FULL_NAMES = {
-    name: name[:3]
-    for name in (
-        "january february march april june july august september october november december "
-        "sunday monday tuesday wednesday thursday friday saturday"
-    ).split()
-}
+_FULL_MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+_FULL_WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+FULL_NAMES = {name: name[:3] for name in (*_FULL_MONTHS, *_FULL_WEEKDAYS)}
 
 _WORD = re.compile(r"[^ \t]+")
 _NUMBER = re.compile(r"[0-9]+")
@@ -195,7 +194,7 @@ def _step(kind: _Kind, text: str) -> int:
     if step > kind.high:
         raise _Refused(
             f"a step of {step} is longer than the {kind.name} field, which ends at {kind.high}",
-            f"for longer intervals write: every {step}{kind.name[0]}" if kind.high in (59, 23) else "",
+            f"for longer intervals write: every {step}{kind.name[0]}" if kind.high in (59, 23) else f"write {kind.low}",
         )
     return step
 
@@ -204,12 +203,20 @@ def _number(kind: _Kind, text: str) -> int:
     if text.isdigit():
         number = int(text)
         if not kind.low <= number <= kind.high:
-            raise _Refused(f"{kind.name} {number} is not between {kind.low} and {kind.high}")
+            raise _Refused(f"{kind.name} {number} is not between {kind.low} and {kind.high}", _range_hint(kind))
         return number
     name = text.lower()
     if name in kind.names:
         return kind.names.index(name) + kind.first_name
-    raise _Refused(f"'{text}' is not a {kind.name}", _name_hint(kind, text, name))
+    raise _Refused(f"'{text}' is not a valid {kind.name}", _name_hint(kind, text, name))
+
+
+def _range_hint(kind: _Kind) -> str:
+    if kind is _WEEKDAY:
+        return "Sunday is 0 or 7, Saturday is 6"
+    if kind is _DAY:
+        return "the last day of a month is L"
+    return f"write a number from {kind.low} to {kind.high}"
 
 
 def _name_hint(kind: _Kind, text: str, name: str) -> str:
@@ -226,9 +233,8 @@ def _name_hint(kind: _Kind, text: str, name: str) -> str:
         return "the nearest weekday has no meaning here: give the days"
     if text.startswith("+"):
         return f"write {text[1:]}"
-    if kind.names:
-        return f"write a number from {kind.low} to {kind.high}, or {kind.names[0]} to {kind.names[-1]}"
-    return f"write a number from {kind.low} to {kind.high}"
+    names = f", or {kind.names[0]} to {kind.names[-1]}" if kind.names else ""
+    return f"write a number from {kind.low} to {kind.high}{names}"
 
 
 def _read_hashed(one: _Field, item: str, seed: str) -> None:

@@ -61,7 +61,7 @@ def zone_exists(zone: str) -> bool:
         return True
     if not _ZONE_NAME.fullmatch(zone):
         return False
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - most machines run in UTC and never need it
+    from zoneinfo import ZoneInfo  # here: most machines run in UTC and never need it
 
     try:
         ZoneInfo(zone)
@@ -75,7 +75,7 @@ def zone_clock(zone: str) -> tzinfo:
     """The zone for use in datetimes. The zone must exist."""
     if is_utc(zone):
         return UTC
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - see zone_exists
+    from zoneinfo import ZoneInfo  # here: see zone_exists
 
     return ZoneInfo(zone)
 

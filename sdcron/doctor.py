@@ -138,8 +138,9 @@ def _drift(place: Place, backend: Backend | None, directory: str) -> Iterator[Fi
         )
         return
     try:
-        jobs = operations.read_jobs(place, [Path(directory)])
-        todo = operations.plan_jobs(place, jobs, operations.compile_jobs(place, jobs), backend, prune=True)
+        loaded = backend.loaded() if backend else None
+        desired = operations.read_desired(place, [Path(directory)], loaded)
+        todo = operations.plan_jobs(place, desired, loaded, prune=True)
     except JobFileError as error:
         yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {directory}")
         return

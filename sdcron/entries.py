@@ -7,7 +7,6 @@ daylight saving time: walls here are plain seconds since 1970-01-01 00:00 on a c
 from __future__ import annotations
 
 from bisect import bisect_left
-from calendar import monthrange
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
@@ -203,7 +202,9 @@ def _years_text(years: tuple[int, ...]) -> str:
 @lru_cache(maxsize=4096)
 def month_length(year: int, month: int) -> int:
     """The number of days in a month."""
-    return monthrange(year, month)[1]
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 or year % 400 == 0) else 28
+    return 30 if month in (4, 6, 9, 11) else 31
 
 
 def day_number(year: int, month: int, day: int) -> int:
@@ -249,9 +250,9 @@ def shifted(times: Times, offset: int) -> tuple[Times, ...]:
             moved.setdefault(second_group, {}).setdefault(hour_group, set()).update(minute_group)
     seconds_of: dict[tuple[tuple[int, ...], tuple[int, ...]], set[int]] = {}
     for second_group, groups in moved.items():
-        for hour_group, minute_set in groups.items():
-            seconds_of.setdefault((hour_group, tuple(sorted(minute_set))), set()).update(second_group)
-    return tuple((hour_group, minute_group, tuple(sorted(group))) for (hour_group, minute_group), group in seconds_of.items())
+        for hour_group, found in groups.items():
+            seconds_of.setdefault((hour_group, tuple(sorted(found))), set()).update(second_group)
+    return tuple((hour_set, minute_set, tuple(sorted(group))) for (hour_set, minute_set), group in seconds_of.items())
 
 
 def _moved(numbers: tuple[int, ...], offset: int, size: int) -> list[tuple[int, tuple[int, ...]]]:

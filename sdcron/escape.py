@@ -12,6 +12,12 @@ from enum import Enum, auto
 from sdcron.errors import SdcronError
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
+_UNWRITABLE = re.compile("[\n\r\0\ud800-\udfff]")
+# systemd takes a line with one of Unicode's noncharacters for broken UTF-8 and ignores it, with a word in the journal
+# only (unichar_is_valid() in its utf8.c). Escaped as bytes they get into a command line, not into Environment=.
+_NONCHARACTER = re.compile(
+    "[\ufdd0-\ufdef" + "".join(f"{chr(last)}{chr(last + 1)}" for last in range(0xFFFE, 0x110000, 0x10000)) + "]"
+)
 _NAMED_ESCAPES = {"\\": "\\\\", '"': '\\"', "\t": "\\t"}
 
 
@@ -35,11 +41,16 @@ class UnitTextError(SdcronError):
 def escape(text: str, place: Place) -> str:
     """Return `text` so that systemd reads back exactly `text` in that place.
 
-    Raises UnitTextError for a newline, a carriage return or NUL anywhere, and for a VALUE that begins or ends
-    with a blank, since systemd.syntax(7) gives no way to write these.
+    Raises UnitTextError for a newline, a carriage return, NUL or half a surrogate pair anywhere, for a noncharacter
+    anywhere but in an ARGUMENT, and for a VALUE that begins or ends with a blank: systemd has no way to write these.
     """
-    if any(character in text for character in "\n\r\0"):
-        raise UnitTextError("a newline, carriage return or NUL cannot stand in a unit file", "remove it from the value")
+    if _UNWRITABLE.search(text):
+        raise UnitTextError(
+            "a newline, carriage return, NUL or half a surrogate pair cannot stand in a unit file",
+            "remove it from the value",
+        )
+    if place is not Place.ARGUMENT and _NONCHARACTER.search(text):
+        raise UnitTextError("a Unicode noncharacter cannot stand in a unit file", "remove it from the value")
     if place in (Place.VALUE, Place.RAW):
         if text != text.strip():
             raise UnitTextError("a value for a unit file cannot begin or end with a blank", "remove the blank")
@@ -60,4 +71,6 @@ def _escape_character(character: str) -> str:
         return _NAMED_ESCAPES[character]
     if ord(character) < 0x20 or ord(character) == 0x7F:
         return f"\\x{ord(character):02x}"
+    if _NONCHARACTER.match(character):
+        return "".join(f"\\x{byte:02x}" for byte in character.encode())
     return character

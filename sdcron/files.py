@@ -6,7 +6,11 @@ Every write of an apply goes through one Files object, so that a test can fail o
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from io import FileIO
+    from pathlib import Path
 
 STAGE_PREFIX = ".sdcron-stage-"
 """systemd ignores files that begin with a dot; what a killed apply left behind is found by this name."""
@@ -20,10 +24,15 @@ class Files:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_name(STAGE_PREFIX + path.name)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode())
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
+        try:
+            # Unbuffered: what a buffer holds until it is closed would miss the fsync.
+            with os.fdopen(descriptor, "wb", buffering=0) as stream:
+                _write_all(stream, text.encode())
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
         return staged
 
     def publish(self, staged: Path, path: Path) -> None:
@@ -62,6 +71,13 @@ class Files:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _write_all(stream: FileIO, content: bytes) -> None:
+    """Write all of it: an unbuffered write may take a part only, as on a disk that fills up."""
+    view = memoryview(content)
+    while view:
+        view = view[stream.write(view) :]
 
 
 def leftovers(directory: Path) -> list[Path]:

@@ -161,12 +161,15 @@ def _every_days(days: int, midnight: Entry) -> tuple[Entry, ...]:
         for year, months in by_year.items():
             years_of.setdefault(tuple(months), []).append(year)
         entries += [_on(midnight, month_days, months, tuple(years)) for months, years in years_of.items()]
+    entries.sort(key=lambda entry: (entry.years, entry.months))
     return (*entries, _after_window(days, midnight))
 
 
 def _after_window(days: int, midnight: Entry) -> Entry:
-    """What follows the dates that are written out: coarser, but never silent. Days 1, 1+N… of the month, or the
-    first of every so many months."""
+    """What follows the dates that are written out: coarser, but never silent.
+
+    Days 1, 1+N and so on of every month, or the first of every so many months.
+    """
     years = tuple(range(WINDOW[-1] + 1, LAST_YEAR + 1))
     if days <= 15:
         return _on(midnight, tuple(range(1, 32 - days, days)), years=years)

@@ -1,17 +1,20 @@
 """Entries as OnCalendar= values with which systemd keeps the daylight saving policy of daylight.py.
 
-Measured on systemd 252, 257 and 262 (all three alike): a line in local time skips what falls into a spring gap, runs
-once through an autumn overlap, but from a base in the second pass runs that pass too. So what local lines lack is
-added in UTC, and what they would repeat is taken out of them.
+Measured on systemd 252, 257 and 262 (all three alike): a line in local time skips what falls into a spring gap and
+runs in the first pass of an autumn overlap; but looked at during the second pass (another line has just fired), it
+runs in that pass again. So what local lines lack is added in UTC, and what they would repeat is taken out of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sdcron.daylight import Occasion, has_changes, is_utc, occasions, offsets
 from sdcron.entries import DAY, EVERY_WEEKDAY, Entry, Times, clipped, month_length, products, shifted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 def calendar_lines(entries: tuple[Entry, ...], local_zone: str) -> tuple[str, ...]:
@@ -130,11 +133,7 @@ def _fitting(entry: Entry, occasion: Occasion, shift: int) -> set[tuple[int, int
     if occasion.year and entry.years and occasion.year not in entry.years:
         return set()
     weekday = (occasion.weekday + shift) % 7
-    return {
-        date
-        for date in occasion.dates
-        if entry.fits(occasion.year, *_moved_date(occasion, date, shift), weekday)
-    }
+    return {date for date in occasion.dates if entry.fits(occasion.year, *_moved_date(occasion, date, shift), weekday)}
 
 
 def _dated(
@@ -153,24 +152,32 @@ def _dated(
 
 
 def _base_lines(entry: Entry, entries: tuple[Entry, ...], suffix: str, utc_suffix: str) -> Iterator[str]:
-    """The entry in local time; where another entry can wake systemd in the second pass of an overlap, without the
-    first pass, which is then given in UTC so that it is not repeated."""
+    """The entry in local time; where systemd would take the wrong pass of an overlap, the first pass in UTC instead."""
     local = [entry]
-    if not entry.steps and any(other.steps or other.zone != entry.zone for other in entries):
-        for occasion in occasions(entry.zone):
-            # Where changes follow no rule, taking single dates out would need a line a year and part of a year.
-            if occasion.year or occasion.after >= occasion.before:
-                continue
-            for shift, start, end in _local_days(occasion.second + occasion.after, occasion.second + occasion.before):
-                dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
-                if not dates:
-                    continue
-                moved = {_moved_date(occasion, date, shift) for date in dates}
+    first_pass: list[Entry] = []
+    wakes = not entry.steps and any(other.steps or other.zone != entry.zone for other in entries)
+    for occasion in occasions(entry.zone):
+        # Where changes follow no rule, taking single dates out would need a line a year and part of a year.
+        if occasion.year or occasion.after >= occasion.before:
+            continue
+        for shift, start, end in _local_days(occasion.second + occasion.after, occasion.second + occasion.before):
+            dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
+            moved = {_moved_date(occasion, date, shift) for date in dates}
+            if dates and (wakes or _jumps_into_overlap(entry, moved, start)):
                 weekday = (occasion.weekday + shift) % 7
                 local = [part for one in local for part in _without(one, moved, weekday, (start, end))]
-                first_pass = _wall_lines(entry, occasion, dates, shift, (start, end), occasion.before)
-                yield from (line.text(utc_suffix, ranges=True) for line in first_pass)
+                first_pass += _wall_lines(entry, occasion, dates, shift, (start, end), occasion.before)
     yield from (one.text(suffix) for one in local)
+    yield from (one.text(utc_suffix, ranges=True) for one in first_pass)
+
+
+def _jumps_into_overlap(entry: Entry, dates: set[tuple[int, int]], start: int) -> bool:
+    """Whether systemd may look for the entry by going from winter straight to a midnight that happens twice.
+
+    It then takes the second one (seen in America/Havana). It goes to the first of a month when it skips months.
+    """
+    skips_months = len(entry.months) < 12 or bool(entry.years)
+    return start == 0 and skips_months and any(day == 1 for _, day in dates)
 
 
 def _without(entry: Entry, dates: set[tuple[int, int]], weekday: int, span: tuple[int, int]) -> Iterator[Entry]:

@@ -15,14 +15,15 @@ from sdcron.errors import BackendError, JobFileError, SdcronError, UsageError
 from sdcron.paths import Paths, Scope, system_paths, user_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sdcron.apply import Applier
-    from sdcron.backends import Backend
+    from sdcron.backends import Backend, UnitState
     from sdcron.installed import Installed
     from sdcron.jobfile import Context
-    from sdcron.jobset import JobSet
+    from sdcron.jobset import JobPaths, JobSet
     from sdcron.plan import Plan
+    from sdcron.record import Look, Record
     from sdcron.units import CompiledJob
 
 LOCK_WAIT_SECONDS = 30.0
@@ -121,30 +122,88 @@ def installed_jobs(place: Place) -> Installed:
     return read_installed(place.paths)
 
 
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What job files ask for: compiled, but for the jobs in `same`, which are known to be as they were applied."""
+
+    compiled: tuple[CompiledJob, ...]
+    same: frozenset[str]
+    same_units: frozenset[str]
+    found: JobPaths
+    record: Record
+    looks: Mapping[str, Look | None]
+
+
+def read_desired(
+    place: Place,
+    paths: Sequence[Path],
+    loaded: Mapping[str, UnitState] | None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Desired:
+    """Read and compile what has changed since the last apply. Raises JobFileError, UsageError."""
+    from sdcron import __version__, record
+    from sdcron.jobset import find_files, read_files
+    from sdcron.units import FORMAT
+
+    found = find_files(paths)
+    context = file_context(place)
+    key = record.record_key(
+        place.paths, __version__, str(FORMAT), context.local_timezone, context.machine_id, str(context.root_owned_only)
+    )
+    known = record.load(place.paths, key)
+    skip = record.unchanged(place.paths, known, found.chosen, loaded) if _trusted(found, context) else {}
+    looks = {path: record.look(path) for path in found.chosen if path not in skip}
+    jobs = read_files(found, context, skip=skip, progress=progress)
+    compiled = compile_jobs(place, jobs)
+    same = frozenset(name for names in skip.values() for name in names)
+    units = frozenset(os.path.basename(path) for name in same for path in known.jobs[name].files)
+    return Desired(compiled, same, units, found, known, looks)
+
+
+def _trusted(found: JobPaths, context: Context) -> bool:
+    """Whether nobody else may write to the directories; if not, every file is read, and refused with the reason."""
+    from sdcron.jobfile import others_may_write
+
+    directories = {os.path.dirname(path) for path in found.chosen}
+    return not context.root_owned_only or not any(others_may_write(directory) for directory in directories)
+
+
 def plan_jobs(
-    place: Place, jobs: JobSet, compiled: Sequence[CompiledJob], backend: Backend | None, *, prune: bool
+    place: Place, desired: Desired, loaded: Mapping[str, UnitState] | None, *, prune: bool
 ) -> Plan:
     """What applying these jobs would change now."""
+    from sdcron.installed import read_installed
     from sdcron.plan import make_plan
 
     return make_plan(
-        compiled,
-        installed_jobs(place),
-        backend.loaded() if backend else None,
-        directories=frozenset(jobs.directories),
-        files=frozenset(jobs.files),
+        desired.compiled,
+        read_installed(place.paths, skip=desired.same_units),
+        loaded,
+        directories=frozenset(desired.found.directories),
+        files=frozenset(desired.found.files),
+        same=desired.same,
         prune=prune,
     )
 
 
+def remember(place: Place, desired: Desired) -> None:
+    """Write down what is applied, so that the next apply reads only what has changed."""
+    from sdcron import record
+    from sdcron.files import Files
+
+    record.save(place.paths, Files(), desired.record, desired.looks, desired.compiled)
+
+
 @contextmanager
-def changing(place: Place, backend: Backend | None) -> Iterator[Applier]:
+def changing(
+    place: Place, backend: Backend | None, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> Iterator[Applier]:
     """Hold the apply lock, finish what a killed apply left, and hand out the Applier. Raises LockHeldError."""
     from sdcron.apply import Applier, apply_lock
 
     try:
         with apply_lock(place.paths, LOCK_WAIT_SECONDS):
-            applier = Applier(place.paths, backend)
+            applier = Applier(place.paths, backend, progress=progress)
             applier.recover()
             yield applier
     except PermissionError as error:

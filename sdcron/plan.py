@@ -86,10 +86,11 @@ def make_plan(
     *,
     directories: Collection[str],
     files: Collection[str] = (),
+    same: Collection[str] = (),
     prune: bool = True,
 ) -> Plan:
     """Compare. `directories` and `files` are what was applied: a job that came from there and is gone is removed.
-    `loaded` None means that no systemd runs there (`--root`).
+    `same` are jobs known to be as they were applied, which are in neither `desired` nor `installed`. `loaded` None means that no systemd runs there (`--root`).
 
     Raises JobFileError when a job's name belongs to another directory or to a foreign unit.
     """
@@ -97,7 +98,7 @@ def make_plan(
     if problems:
         raise JobFileError(tuple(problems))
     changes = []
-    unchanged = 0
+    unchanged = len(same)
     for job in desired:
         before = installed.jobs.get(job.name)
         if before is None:
@@ -108,7 +109,7 @@ def make_plan(
             changes.append(Change(Action.START, job.name, before, job))
         else:
             unchanged += 1
-    wanted = {job.name for job in desired}
+    wanted = {*same, *(job.name for job in desired)}
     gone = [
         job
         for name, job in installed.jobs.items()

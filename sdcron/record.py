@@ -87,17 +87,17 @@ def load(paths: Paths, key: str) -> Record:
 
 
 def unchanged(
-    paths: Paths, record: Record, files: Iterable[Path], loaded: Mapping[str, UnitState] | None
+    paths: Paths, record: Record, files: Iterable[str], loaded: Mapping[str, UnitState] | None
 ) -> dict[str, tuple[str, ...]]:
     """Of these job files, those that are as they were applied, and whose units are too: path -> names of their jobs."""
     same = {}
     links = frozenset(os.listdir(paths.wants_dir)) if paths.wants_dir.is_dir() else frozenset()
     for path in files:
-        source = record.sources.get(str(path))
+        source = record.sources.get(path)
         if source is None or look(path) != source.look:
             continue
-        if all(_as_applied(record.jobs.get(name), str(path), links, loaded) for name in source.jobs):
-            same[str(path)] = tuple(source.jobs)
+        if all(_as_applied(record.jobs.get(name), path, links, loaded) for name in source.jobs):
+            same[path] = tuple(source.jobs)
     return same
 
 

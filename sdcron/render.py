@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import timedelta
 
     from sdcron.doctor import Finding
@@ -155,6 +156,36 @@ def findings(found: Sequence[Finding]) -> None:
         line(f"{paint(f'{finding.level:<8}', colours[finding.level], sys.stdout)}{finding.what}")
         if finding.advice:
             line(f"{'':8}{paint('do:', 'cyan', sys.stdout)} {finding.advice}")
+
+
+class Progress:
+    """A bar on a terminal's stderr for work that takes over a second; silent everywhere else.
+
+    Calling it says that `done` of `total` are done in this step of the work.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start the second; `clock` gives seconds."""
+        self._clock = clock
+        self._began = clock()
+        self._drawn = 0.0
+        self._shown = is_terminal(sys.stderr)
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Draw, at most ten times a second."""
+        now = self._clock()
+        if not self._shown or now - self._began < 1 or (now - self._drawn < 0.1 and done < total):
+            return
+        self._drawn = now
+        filled = 24 * done // max(total, 1)
+        sys.stderr.write(f"\r\x1b[K{step:<9} [{'#' * filled}{'.' * (24 - filled)}] {done}/{total}")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def now_utc() -> datetime:

@@ -6,11 +6,11 @@ calendars.py and intervals.py; what clock changes do to them is in daylight.py a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from sdcron.calendars import own_zone, parse_calendar
 from sdcron.cron import MACROS, is_cron, parse_cron
@@ -18,6 +18,9 @@ from sdcron.daylight import next_instant, zone_clock, zone_exists
 from sdcron.entries import DAY, Entry, Mistake, ScheduleMistakes, shifted
 from sdcron.intervals import Interval, parse_at, parse_every
 from sdcron.oncalendar import calendar_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Entry", "Mistake", "Schedule", "ScheduleMistakes", "parse_schedule"]
 
@@ -108,10 +111,11 @@ def _zone_hint(zone: str) -> str:
 
 
 def _zone_mistakes(timezone: str | None, local_timezone: str) -> list[Mistake]:
-    mistakes: list[Mistake] = []
-    for zone in (timezone, local_timezone):
-        if zone is not None and not zone_exists(zone):
-            mistakes.append(Mistake(-1, 0, f"unknown time zone '{zone}'", _zone_hint(zone)))
+    mistakes = [
+        Mistake(-1, 0, f"unknown time zone '{zone}'", _zone_hint(zone))
+        for zone in (timezone, local_timezone)
+        if zone is not None and not zone_exists(zone)
+    ]
     if timezone and not mistakes and timezone != local_timezone and _is_ambiguous(timezone):
         message = f"systemd reads '{timezone}' as the abbreviation of another zone"
         mistakes.append(Mistake(-1, 0, message, "name the zone by its place, such as Europe/Berlin"))
@@ -141,7 +145,9 @@ def _parse(text: str, zone: str, seed: str) -> tuple[Sequence[_Part], Sequence[M
     elif stripped.startswith("@") and not stripped[1:].isdigit():
         found, wrong = _parse_macro(stripped, zone)
     elif word.lower() in ("every", "at"):
-        wrong = (Mistake(0, 0, f"'{word}' is written in small letters", f"write {word.lower()}{stripped[len(word):]}"),)
+        wrong = (
+            Mistake(0, 0, f"'{word}' is written in small letters", f"write {word.lower()}{stripped[len(word) :]}"),
+        )
     elif is_cron(stripped):
         found, wrong = parse_cron(stripped, zone, seed)
     else:
@@ -180,7 +186,7 @@ def _parse_macro(text: str, zone: str) -> tuple[Sequence[_Part], Sequence[Mistak
 
 
 def _offset(parts: Sequence[_Part], seed: str, spread: int) -> int:
-    """The job's stable offset in seconds: below `spread`, below every interval, and inside the day for dated entries."""
+    """The stable offset in seconds: below `spread` and every interval, and short of midnight for dated entries."""
     room = spread
     for part in parts:
         if isinstance(part, Interval):

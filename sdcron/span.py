@@ -23,6 +23,6 @@ def parse_span(text: str) -> timedelta:
     total = 0
     for part in text.split():
         number = part.rstrip("abcdefghijklmnopqrstuvwxyz")
-        if number.isdecimal() and part[len(number) :] in _UNITS:
+        if number.isascii() and number.isdecimal() and part[len(number) :] in _UNITS:
             total += int(number) * _UNITS[part[len(number) :]]
     return timedelta(microseconds=total)

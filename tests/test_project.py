@@ -21,13 +21,13 @@ PACKAGE = ROOT / "sdcron"
 #: place here first.
 ORDER = """
     errors paths machine span files
-    entries cron daylight calendars schedule
+    entries cron daylight calendars intervals oncalendar schedule
     job
-    yaml_nodes jobfile template
+    yaml_nodes schema_check job_schema job_values passthrough jobfile template
     escape sandbox retry units verify
     jobset
     installed backends backends.transient backends.systemd
-    plan apply
+    plan record apply
     operations queries doctor
     render
     cli __main__
@@ -36,7 +36,7 @@ ORDER = """
 #: Third-party packages, and the only modules that may import them.
 CONFINED = {
     "yaml": {"yaml_nodes"},
-    "jsonschema": {"jobfile"},
+    "jsonschema": {"job_schema"},
     "pystemd": {"backends.systemd"},
     "typer": {"cli"},
     "rich": {"render"},

@@ -1,0 +1,400 @@
+"""The keys of one job: valid data -> a Job, and what no schema can say is a finding.
+
+One reader a key, found in a table. A key the schema refused is left out, so that every mistake is said once and all
+are said together. Pure: the file system and the clock are not consulted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sdcron.entries import ScheduleMistakes
+from sdcron.job import (
+    Credential,
+    Directive,
+    Interpreter,
+    Job,
+    Limits,
+    Missed,
+    Otherwise,
+    Overlap,
+    Passthrough,
+    Priority,
+    Retry,
+    Sandbox,
+    Source,
+    When,
+)
+from sdcron.job_schema import label
+from sdcron.job_values import RefusedValueError, check_path, check_text, parse_duration, parse_size, split_command
+from sdcron.passthrough import ADDITIVE, refusal
+from sdcron.schedule import parse_schedule
+from sdcron.yaml_nodes import Document, Finding, Path
+
+if TYPE_CHECKING:
+    from sdcron.schedule import Schedule
+
+UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts", "output"})
+"""Keys that validate and that this version cannot carry out; `overlap` is one too unless it is `skip`."""
+
+_LARGEST_ID = 4294967294
+_RESERVED_IDS = frozenset({65535, 4294967295})  # "no such id" of setresuid(2), in 16 and in 32 bits
+_LONGEST_EXPRESSION = 1000
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Draft:
+    """A job on its way from a document to a Job.
+
+    `values` are its keys, those of `defaults` included; `places` says where in the document each stands, with
+    `(\"environment\", NAME)` for variables, which can come from two maps. `refused` holds the places of keys the
+    schema has refused already.
+    """
+
+    name: str
+    document: Document
+    path: Path
+    values: dict[str, Any]
+    places: Mapping[Path, Path]
+    refused: frozenset[Path] = frozenset()
+    findings: list[Finding] = field(default_factory=list)
+
+    def place(self, path: Path) -> Path:
+        """Where a value of the job stands in the document."""
+        for length in (2, 1):
+            base = self.places.get(path[:length])
+            if base is not None:
+                return base + path[length:]
+        return self.path + path
+
+    def refuse(self, path: Path, message: str, hint: str = "", *, at_key: bool = False, offset: int = 0) -> None:
+        """Record a mistake at a value of the job."""
+        self.findings.append(Finding(self.place(path), message, hint, at_key=at_key, offset=offset))
+
+    def read(self, path: Path, parse: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
+        """What `parse` makes of a value; None, and a finding, when it refuses."""
+        try:
+            return parse(*arguments, **options)
+        except RefusedValueError as error:
+            self.refuse(path, f"{label(path)} {error.message}", error.hint, offset=error.offset)
+            return None
+
+    def written(self, path: Path, value: object) -> str:
+        """A scalar as it stands in the file: `1.10` and `0x1F` keep their spelling."""
+        if isinstance(value, str):
+            return value
+        node = self.document.node(self.place(path))
+        return node.text if node is not None else str(value)
+
+
+def read_job(draft: Draft, source: Source, *, seed: str, local_timezone: str) -> Job | None:
+    """The Job of a draft; None when anything is wrong, with everything that is in `draft.findings`.
+
+    `seed` chooses the job's spots in the schedule. A draft with keys the schema refused gives no Job.
+    """
+    fields: dict[str, Any] = {}
+    good = {key: value for key, value in draft.values.items() if _is_sound(draft, key)}
+    complete = len(good) == len(draft.values)
+    for key, value in good.items():
+        reader = _READERS.get(key)
+        if reader is not None:
+            result = reader(draft, (key,), value)
+            if key not in UNSUPPORTED and result is not None:
+                fields[key] = result
+    fields["schedule"] = _schedule(draft, good, fields.get("spread", timedelta(0)), seed, local_timezone)
+    _check_together(draft, good, fields)
+    if draft.findings or not complete:
+        return None
+    unsupported = tuple(
+        key for key in good if key in UNSUPPORTED or (key == "overlap" and fields["overlap"] is not Overlap.SKIP)
+    )
+    return Job(name=draft.name, source=source, unsupported=unsupported, **fields)
+
+
+def read_defaults(draft: Draft) -> None:
+    """Find what is wrong in `defaults`, also when no job inherits it; the findings are in the draft."""
+    for key, value in draft.values.items():
+        reader = _READERS.get(key)
+        if reader is not None and _is_sound(draft, key):
+            reader(draft, (key,), value)
+
+
+def _is_sound(draft: Draft, key: str) -> bool:
+    """Whether the schema accepted a key and all its texts can stand in a unit."""
+    if draft.refused and draft.place((key,)) in draft.refused:
+        return False
+    if key == "environment" and any(draft.place((key, name))[:-1] in draft.refused for name in draft.values[key]):
+        return False
+    before = len(draft.findings)
+    if key != "schedule":
+        _check_texts(draft, (key,), draft.values[key], breaks=key in {"command", "script", "description"})
+    return len(draft.findings) == before
+
+
+def _check_texts(draft: Draft, path: Path, value: object, *, breaks: bool) -> None:
+    if isinstance(value, str):
+        draft.read(path, check_text, value, breaks=breaks or path == ("when", "command"))
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            draft.read((*path, name), check_text, name)
+            _check_texts(draft, (*path, name), inner, breaks=False)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_texts(draft, (*path, index), inner, breaks=False)
+
+
+def _schedule(draft: Draft, good: Mapping[str, Any], spread: timedelta, seed: str, local_timezone: str) -> Schedule | None:
+    """The schedule in its time zone; a zone without a schedule is checked too."""
+    written = good.get("schedule")
+    timezone = good.get("timezone")
+    if written is None and timezone is None:
+        return None
+    texts = ("@daily",) if written is None else (written,) if isinstance(written, str) else tuple(written)
+    try:
+        schedule = parse_schedule(texts, timezone=timezone, local_timezone=local_timezone, seed=seed, spread=spread)
+    except ScheduleMistakes as error:
+        for mistake in error.mistakes:
+            if mistake.index >= 0:
+                path: Path = ("schedule",) if isinstance(written, str) else ("schedule", mistake.index)
+                draft.refuse(path, mistake.message, mistake.hint, offset=mistake.column)
+            else:
+                draft.refuse(("timezone",) if timezone is not None else (), mistake.message, mistake.hint)
+        return None
+    return None if written is None else schedule
+
+
+def _check_together(draft: Draft, good: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Keys that need or exclude one another."""
+    values = draft.values
+    if "command" not in values and "script" not in values:
+        draft.refuse((), f"the job '{draft.name}' has neither 'command' nor 'script'", "for example: command: /usr/local/bin/backup --all")
+    elif "command" in values and "script" in values:
+        draft.refuse(("script",), "'command' and 'script' exclude each other", "keep the one that shall run", at_key=True)
+    if "interpreter" in values and "script" in values:
+        draft.refuse(("interpreter",), "'interpreter' goes with 'command', not with 'script'", "name the interpreter in the first line of the script: #!/usr/bin/python3", at_key=True)
+    if "lock_wait" in values and "lock" not in values:
+        draft.refuse(("lock_wait",), "'lock_wait' needs the key 'lock'", "for example: lock: database", at_key=True)
+    for key in ("after", "needs"):
+        if key in good and draft.name in _listed(good[key]):
+            draft.refuse((key,), f"'{key}' names the job itself", "name another job")
+    retry = fields.get("retry")
+    both = set(retry.on_exit) & set(fields.get("success_exit", ())) if retry is not None else set()
+    if both:
+        code = min(both)
+        draft.refuse(("retry", "on_exit"), f"exit code {code} is in 'success_exit' and in 'retry.on_exit'", "a success is never retried; keep one of the two")
+
+
+def _listed(value: Any) -> list[Any]:
+    """One or a list, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def _item_paths(path: Path, value: object) -> list[Path]:
+    return [(*path, index) for index in range(len(value))] if isinstance(value, list) else [path]
+
+
+def _each(draft: Draft, path: Path, value: Any, parse: Callable[..., T], **options: Any) -> tuple[T, ...]:
+    """What `parse` makes of one value or of every item of a list."""
+    places = _item_paths(path, value)
+    results = [draft.read(place, parse, item, **options) for place, item in zip(places, _listed(value), strict=True)]
+    return tuple(result for result in results if result is not None)
+
+
+def _text(_draft: Draft, _path: Path, value: str) -> str:
+    return value
+
+
+def _description(_draft: Draft, _path: Path, value: str) -> str:
+    return " ".join(value.split())
+
+
+def _command(draft: Draft, path: Path, value: Any) -> tuple[str, ...] | None:
+    if isinstance(value, list):
+        words: tuple[str, ...] | None = tuple(draft.written((*path, index), item) for index, item in enumerate(value))
+    else:
+        words = draft.read(path, split_command, value)
+        if words is not None and any(draft.read(path, check_text, word) is None for word in words):
+            return None
+    if words is not None and not (words and words[0]):
+        draft.refuse(path, f"{label(path)} names no program", "for example: command: /usr/local/bin/backup --all")
+        return None
+    return words
+
+
+def _account(draft: Draft, path: Path, value: Any) -> str | None:
+    name = str(int(value)) if not isinstance(value, str) else value
+    if name.isdigit() and (int(name) > _LARGEST_ID or int(name) in _RESERVED_IDS):
+        draft.refuse(path, f"{label(path)} {name} is an id the system reserves", "use the name, or another id")
+        return None
+    return name
+
+
+def _duration(draft: Draft, path: Path, value: Any) -> timedelta | None:
+    return draft.read(path, parse_duration, value)
+
+
+def _path(draft: Draft, path: Path, value: str) -> str | None:
+    return draft.read(path, check_path, value)
+
+
+def _environment(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, draft.written((*path, name), inner)) for name, inner in value.items())
+
+
+def _environment_file(draft: Draft, path: Path, value: Any) -> tuple[str, ...]:
+    return _each(draft, path, value, _optional_path)
+
+
+def _optional_path(text: str) -> str:
+    check_path(text.removeprefix("-"))
+    return text
+
+
+def _credentials(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Credential, ...]:
+    found = []
+    for name, inner in value.items():
+        encrypted = isinstance(inner, dict)
+        place = (*path, name, "encrypted") if encrypted else (*path, name)
+        file = _path(draft, place, inner["encrypted"] if encrypted else inner)
+        found += [Credential(name, file, encrypted)] if file is not None else []
+    return tuple(found)
+
+
+def _interpreter(draft: Draft, path: Path, value: Any) -> Interpreter | None:
+    if isinstance(value, dict):
+        venv = _path(draft, (*path, "venv"), value["venv"])
+        return Interpreter(venv=venv) if venv is not None else None
+    if not value.startswith("/") and len(value.split()) != 1:
+        draft.refuse(path, "'interpreter' is one program, without arguments", "put the arguments into 'command'")
+        return None
+    return Interpreter(program=value)
+
+
+def _retry(draft: Draft, path: Path, value: Any) -> Retry | None:
+    if not isinstance(value, dict):
+        delay = _duration(draft, path, value)
+        return Retry(delay) if delay is not None else None
+    delay = _duration(draft, (*path, "delay"), value["delay"])
+    longest = _duration(draft, (*path, "max_delay"), value["max_delay"]) if "max_delay" in value else None
+    if delay is None or ("max_delay" in value and longest is None):
+        return None
+    if longest is not None and longest < delay:
+        draft.refuse((*path, "max_delay"), "'retry.max_delay' is shorter than 'retry.delay'", "make it at least as long")
+    codes = tuple(dict.fromkeys(int(code) for code in _listed(value.get("on_exit", []))))
+    return Retry(delay, int(value.get("attempts", 3)), float(value.get("backoff", 1)), longest, codes)
+
+
+def _success_exit(_draft: Draft, _path: Path, value: Any) -> tuple[int | str, ...]:
+    codes = (code if isinstance(code, str) else int(code) for code in _listed(value))
+    return tuple(dict.fromkeys(codes))
+
+
+def _when(draft: Draft, path: Path, value: dict[str, Any]) -> When:
+    def paths(key: str, *, normal: bool = False) -> tuple[str, ...]:
+        return _each(draft, (*path, key), value[key], check_path, normal=normal) if key in value else ()
+
+    return When(
+        network=value.get("network", False),
+        units=tuple(_listed(value.get("units", []))),
+        mounts=paths("mounts", normal=True),
+        path_exists=paths("path_exists"),
+        path_missing=paths("path_missing"),
+        ac_power=value.get("ac_power", False),
+        command=(_command(draft, (*path, "command"), value["command"]) or ()) if "command" in value else (),
+        otherwise=Otherwise(value.get("else", "skip")),
+        wake=value.get("wake", False),
+    )
+
+
+def _priority(_draft: Draft, _path: Path, value: dict[str, Any]) -> Priority:
+    return Priority(nice=_whole(value.get("nice")), io=value.get("io"), cpu_weight=_whole(value.get("cpu_weight")))
+
+
+def _limits(draft: Draft, path: Path, value: dict[str, Any]) -> Limits:
+    cpu = value.get("cpu")
+    return Limits(
+        memory=draft.read((*path, "memory"), parse_size, value["memory"]) if "memory" in value else None,
+        cpu=int(cpu.rstrip("%")) if cpu is not None else None,
+        tasks=_whole(value.get("tasks")),
+        open_files=_whole(value.get("open_files")),
+    )
+
+
+def _whole(value: Any) -> int | None:
+    """By JSON Schema 4.0 is an integer too."""
+    return None if value is None else int(value)
+
+
+def _output(draft: Draft, path: Path, value: dict[str, Any]) -> None:
+    if "keep" in value:
+        draft.read((*path, "keep"), parse_size, value["keep"])
+    _each(draft, (*path, "redact"), value.get("redact", []), _expression)
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    if len(text) > _LONGEST_EXPRESSION:
+        raise RefusedValueError(f"is longer than {_LONGEST_EXPRESSION} characters", "use several shorter expressions")
+    try:
+        return re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise RefusedValueError(f"is not a regular expression: {error}", "escape special characters with a backslash") from error
+
+
+def _systemd(draft: Draft, path: Path, value: dict[str, Any]) -> Passthrough:
+    return Passthrough(**{section: _directives(draft, (*path, section), value[section]) for section in value})
+
+
+def _directives(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Directive, ...]:
+    found = []
+    for name, inner in value.items():
+        place = (*path, name)
+        owned = refusal(str(path[-1]), name)
+        if owned:
+            draft.refuse(place, f"{label(place)} {owned[0]}", owned[1], at_key=True)
+            continue
+        for item_place, item in zip(_item_paths(place, inner), _listed(inner), strict=True):
+            text = draft.written(item_place, item)
+            if not text and name in ADDITIVE:
+                draft.refuse(item_place, f"an empty '{name}' would take away what sdcron writes there", "remove it")
+            elif text != text.strip() or text.endswith("\\"):
+                draft.refuse(item_place, f"{label(item_place)} ends with a blank or a backslash, which a unit file cannot express", "remove it")
+            found.append(Directive(name, text))
+    return tuple(found)
+
+
+_READERS: dict[str, Callable[[Draft, Path, Any], Any]] = {
+    "accuracy": _duration,
+    "command": _command,
+    "credentials": _credentials,
+    "description": _description,
+    "directory": _path,
+    "enabled": lambda _draft, _path, value: value,
+    "environment": _environment,
+    "environment_file": _environment_file,
+    "group": _account,
+    "interpreter": _interpreter,
+    "kill_signal": _text,
+    "limits": _limits,
+    "lock_wait": _duration,
+    "missed": lambda _draft, _path, value: Missed(value),
+    "output": _output,
+    "overlap": lambda _draft, _path, value: Overlap(value),
+    "priority": _priority,
+    "retry": _retry,
+    "sandbox": lambda _draft, _path, value: Sandbox(value),
+    "script": _text,
+    "spread": _duration,
+    "stop_timeout": _duration,
+    "success_exit": _success_exit,
+    "systemd": _systemd,
+    "timeout": _duration,
+    "timezone": _text,
+    "umask": _text,
+    "user": _account,
+    "when": _when,
+}

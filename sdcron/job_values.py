@@ -1,0 +1,172 @@
+"""What single values of a job file mean: lengths of time, sizes, command lines, paths, texts a unit can carry.
+
+Pure functions from a value to its meaning. A value that means nothing raises RefusedValueError.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from sdcron.errors import SdcronError
+
+LONGEST_DURATION = timedelta(days=3650)
+LARGEST_SIZE = 1 << 60
+_LONGEST_PATH = 4095  # PATH_MAX without its NUL; systemd.exec(5) directives refuse longer ones
+
+_DURATION_PART = re.compile(r"([0-9]+)(ms|[wdhms])")
+_UNITS = {
+    "w": timedelta(weeks=1),
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+_SIZE = re.compile(r"([0-9]+)([BKMGT]?)(?:iB)?\Z")
+_BINARY = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # as systemd: K is 1024
+# What systemd's unichar_is_valid() refuses in a unit file beside control characters: surrogates and noncharacters.
+_NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+_NOT_ENCODABLE = re.compile(f"[\0{_NONCHARACTERS}]")
+_NOT_IN_A_UNIT = re.compile(f"[\0\n\r{_NONCHARACTERS}]")
+_OPERATOR = re.compile(r"(?:\|\|?|&&?|;;?|(?:[0-9]*[<>]|&>|.*;\Z).*)\Z", re.DOTALL)
+_EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
+
+
+class RefusedValueError(SdcronError):
+    """A value without a meaning; the message completes a sentence that starts with the key."""
+
+    def __init__(self, message: str, hint: str = "", offset: int = 0) -> None:
+        super().__init__(message, hint)
+        self.offset = offset
+
+
+def parse_duration(value: int | float | str) -> timedelta:
+    """Whole seconds, or a text such as `90s`, `15m` or `1h30m` with the units w, d, h, m, s and ms in that order."""
+    if not isinstance(value, str):
+        length = timedelta(seconds=min(int(value), 10**10))
+    elif value.isdigit():
+        length = timedelta(seconds=int(value))
+    else:
+        try:
+            length = sum((int(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(value)), timedelta(0))
+        except OverflowError:
+            length = timedelta.max
+    if length <= timedelta(0):
+        raise RefusedValueError("must be longer than 0", "leave the key out for the default")
+    if length > LONGEST_DURATION:
+        raise RefusedValueError("is longer than 10 years", "units are ms, s, m (minutes), h, d and w")
+    return length
+
+
+def parse_size(value: int | float | str) -> int:
+    """Bytes, or a text such as `64KiB` or `512M`; K, M, G and T are powers of 1024, as in systemd."""
+    number, unit = value, ""
+    if isinstance(value, str):
+        match = _SIZE.match(value)
+        if not match:
+            raise RefusedValueError("is not a size", "write a size such as 64KiB, 512M or 2G")
+        number, unit = match.groups()
+    size = int(number) * _BINARY[unit]
+    if size <= 0:
+        raise RefusedValueError("must be more than 0", "leave the key out for no limit")
+    if size > LARGEST_SIZE:
+        raise RefusedValueError("is larger than any machine", "K, M, G and T are powers of 1024")
+    return size
+
+
+def check_path(path: str, *, normal: bool = False) -> str:
+    """An absolute path that a unit can carry; `normal` refuses `.` and `..`, as RequiresMountsFor= does."""
+    if not path.startswith("/"):
+        raise RefusedValueError("must be an absolute path", "start the path with '/'")
+    if path != path.strip():
+        raise RefusedValueError("ends with a blank, which a unit file cannot express", "remove the blank, or rename the file")
+    if path.endswith("\\"):
+        raise RefusedValueError("ends with a backslash, which a unit file cannot express", "remove the backslash, or rename the file")
+    if len(path.encode("utf-8", "replace")) > _LONGEST_PATH:
+        raise RefusedValueError(f"is longer than {_LONGEST_PATH} bytes", "use a shorter path")
+    if normal and {".", ".."} & set(path.split("/")):
+        raise RefusedValueError("has '.' or '..' in its path", "write the path without them")
+    return path
+
+
+def check_text(text: str, *, breaks: bool = False) -> str:
+    """A text that can stand in a unit file; `breaks` allows line breaks, for texts that are taken apart first."""
+    found = (_NOT_ENCODABLE if breaks else _NOT_IN_A_UNIT).search(text)
+    if found is None:
+        return text
+    character = found.group()
+    if character in "\n\r":
+        hint = "write it on one line; in a block, '|' and '>' keep the last line break, '>-' does not"
+        raise RefusedValueError("holds a line break, which a unit file cannot express", hint)
+    raise RefusedValueError(f"holds the character U+{ord(character):04X}, which systemd does not accept", "remove it")
+
+
+def split_command(text: str) -> tuple[str, ...]:
+    """The words of a command line, by the quoting rules of a POSIX shell; nothing is expanded.
+
+    What only a shell could do is refused, so that `a | b` is never run as a with two odd arguments.
+    """
+    words: list[str] = []
+    for word, bare, start in _shell_words(text):
+        if bare is not None and _OPERATOR.match(bare):
+            hint = "write `script:` instead, or quote it to pass it on as it is"
+            raise RefusedValueError(f"has {bare!r}, but no shell runs it", hint, start)
+        if bare is not None and (_EXPANSION.search(bare) or bare.startswith("~/")):
+            hint = "write `script:` instead, or put it in 'single quotes' to pass it on as it is"
+            raise RefusedValueError(f"has {bare!r}, but no shell expands it", hint, start)
+        words.append(word)
+    return tuple(words)
+
+
+def _shell_words(text: str) -> list[tuple[str, str | None, int]]:
+    """Words with their unquoted spelling (None when any of it was quoted) and where they start.
+
+    POSIX Shell Command Language, 2.2 Quoting. shlex.split tells neither quoted from unquoted, nor does it know that a
+    backslash at the end of a line joins lines, or that it escapes `$` in double quotes.
+    """
+    words: list[tuple[str, str | None, int]] = []
+    position, length = 0, len(text)
+    while position < length:
+        if text[position] in " \t\r\n":
+            position += 1
+            continue
+        if text.startswith("\\\n", position):
+            position += 2
+            continue
+        start = position
+        word, quoted = "", False
+        while position < length and text[position] not in " \t\r\n":
+            character = text[position]
+            if text.startswith("\\\n", position):
+                position += 2
+            elif character in "\"'\\":
+                quoted = True
+                inner, position = _quoted(text, position)
+                word += inner
+            else:
+                word += character
+                position += 1
+        words.append((word, None if quoted else word, start))
+    return words
+
+
+def _quoted(text: str, start: int) -> tuple[str, int]:
+    """What the quote or backslash at `start` stands for, and the position behind it."""
+    quote = text[start]
+    if quote == "\\":
+        if start + 1 == len(text):
+            raise RefusedValueError("ends with a backslash that escapes nothing", "remove it, or double it", start)
+        return text[start + 1], start + 2
+    inner, position = "", start + 1
+    while position < len(text) and text[position] != quote:
+        if quote == '"' and text.startswith("\\\n", position):
+            position += 2
+            continue
+        if quote == '"' and text[position] == "\\" and text[position + 1 : position + 2] in {'"', "\\", "$", "`"}:
+            position += 1
+        inner += text[position]
+        position += 1
+    if position >= len(text):
+        raise RefusedValueError(f"has a {quote} that is not closed", "close the quote, or write a list of arguments", start)
+    return inner, position + 1

@@ -1,0 +1,130 @@
+"""Many job files as one set: which files, names unique over all of them, what this version cannot carry out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from sdcron.errors import JobFileError, Problem, UsageError
+from sdcron.job import Source
+from sdcron.jobfile import locate_key, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from sdcron.job import Job
+    from sdcron.jobfile import Context
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSet:
+    """Jobs sorted by name, and the real paths of the directories and single files they were asked for from."""
+
+    jobs: tuple[Job, ...]
+    directories: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaths:
+    """The job files that some paths stand for: `chosen` maps a file's real path to the path to show for it."""
+
+    chosen: Mapping[str, Path]
+    directories: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def find_files(paths: Sequence[Path]) -> JobPaths:
+    """A directory is its `*.yaml` and `*.yml`, neither hidden ones nor deeper ones. Raises UsageError for no such path."""
+    directories: dict[str, None] = {}
+    files: dict[str, None] = {}
+    chosen: dict[str, Path] = {}
+    for path in paths:
+        found, is_directory = _files(path)
+        (directories if is_directory else files)[os.path.realpath(path)] = None
+        parent = os.path.realpath(path if is_directory else path.parent)
+        for file in found:
+            chosen.setdefault(os.path.join(parent, file.name), file)
+    return JobPaths(chosen, tuple(directories), tuple(files))
+
+
+def read_paths(paths: Sequence[Path], context: Context) -> JobSet:
+    """Read files and directories.
+
+    Raises UsageError when a path does not exist, and JobFileError with every problem of every file.
+    """
+    return read_files(find_files(paths), context)
+
+
+def read_files(
+    found: JobPaths,
+    context: Context,
+    *,
+    skip: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> JobSet:
+    """Read all but the files in `skip`, real path -> names of its jobs, known from before. Raises JobFileError."""
+    jobs: list[Job] = []
+    problems: dict[Problem, None] = {}
+    for count, (absolute, file) in enumerate(found.chosen.items()):
+        progress("reading", count, len(found.chosen))
+        if absolute not in skip:
+            read, wrong = read_file(file, context)
+            jobs += read
+            problems.update(dict.fromkeys(wrong))
+    taken = {name: Source(absolute) for absolute, names in skip.items() for name in names}
+    problems.update(dict.fromkeys(_repeated_names(jobs, found.chosen, taken)))
+    if problems:
+        raise JobFileError(tuple(problems))
+    return JobSet(tuple(sorted(jobs, key=lambda job: job.name)), found.directories, found.files)
+
+
+def check_supported(jobs: Sequence[Job]) -> tuple[Problem, ...]:
+    """A problem for each key that validates and that this version cannot carry out yet, at its place in the file."""
+    problems: dict[Problem, None] = {}
+    for job in jobs:
+        for key in job.unsupported:
+            line, column, source_line = locate_key(job.source.path, job.name, key)
+            what = f"key '{key}'"
+            hint = f"remove '{key}', or wait for a version that has it"
+            if key == "overlap":
+                what = f"'overlap: {job.overlap.value}'"
+                hint = "only 'overlap: skip' is supported so far"
+            message = f"{what} is not supported yet"
+            problem = Problem(job.source.path, line or job.source.line, column or 1, message, key, hint, source_line)
+            problems[problem] = None
+    return tuple(problems)
+
+
+def _files(path: Path) -> tuple[list[Path], bool]:
+    """The job files a path stands for, sorted, and whether it is a directory."""
+    try:
+        if not path.is_dir():
+            path.stat()
+            return [path], False
+        with os.scandir(path) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(_SUFFIXES))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist", "give a job file, or a directory of job files") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    return [path / name for name in names if not name.startswith(".")], True
+
+
+def _repeated_names(jobs: Sequence[Job], shown: Mapping[str, Path], taken: Mapping[str, Source]) -> list[Problem]:
+    """A problem for every job whose name an earlier one has."""
+    problems = []
+    first = dict(taken)
+    for job in jobs:
+        other = first.setdefault(job.name, job.source)
+        if other is not job.source:
+            where = f"{shown[other.path]}:{other.line}"
+            message = f"the job name '{job.name}' is taken already, by {where}"
+            hint = "rename one of the two; names are unique over everything that is applied together"
+            problems.append(Problem(str(shown[job.source.path]), job.source.line, 1, message, "name", hint))
+    return problems

@@ -1,0 +1,202 @@
+"""A service manager in memory that does with unit files what systemd was measured to do (no clock, no processes).
+
+A unit is read when it is first needed and kept while it is active, failed, wanted by timers.target or used by one that
+is kept; only a reload reads a kept one again. Remembers what was asked of it, and each run that an edit would cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sdcron.backends import UnitState
+from sdcron.errors import BackendError
+from tests.faults import told
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from sdcron.paths import Paths
+    from sdcron.units import Unit
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A unit in memory: `text` as it was read, None for one without a file."""
+
+    text: str | None
+    active: str = "inactive"
+
+
+@dataclass(slots=True)
+class FakeBackend:
+    """See the module. `wanted` are the units that timers.target holds in memory, as after a boot or a reload."""
+
+    paths: Paths
+    memory: dict[str, Loaded] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
+    elapse: dict[str, datetime] = field(default_factory=dict)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    accidents: list[str] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    """Units that fail to start."""
+    _ran_with: dict[str, str] = field(default_factory=dict)
+
+    # What sdcron asks
+
+    def version(self) -> str:
+        """The oldest supported one."""
+        return "252 (fake)"
+
+    def clock_synchronised(self) -> bool | None:
+        """Yes."""
+        return True
+
+    def loaded(self) -> Mapping[str, UnitState]:
+        """What is in memory."""
+        return {
+            name: UnitState("not-found" if unit.text is None else "loaded", unit.active, "fake")
+            for name, unit in self.memory.items()
+        }
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether it is in memory."""
+        return name in self.memory
+
+    def next_elapse(self, timer: str) -> datetime | None:
+        """What the test says."""
+        return self.elapse.get(timer)
+
+    def start(self, names: Sequence[str]) -> None:
+        """Start one after the other; the first refusal is raised when all were asked for, as systemd's jobs are."""
+        failed = []
+        for name in names:
+            self._tell("start", name)
+            unit = self._need(name)
+            if unit.text is None or name in self.refused:
+                failed.append(name)
+                self._sweep()
+                continue
+            if unit.active != "active":
+                self._look_for_accident(name, unit.text, "started")
+                unit.active = "active"
+        if failed:
+            raise BackendError(f"systemd could not start {', '.join(failed)}")
+
+    def stop(self, names: Sequence[str]) -> None:
+        """Stop; a unit that is not in memory is stopped already."""
+        for name in names:
+            self._tell("stop", name)
+            if name in self.memory:
+                self.memory[name].active = "inactive"
+                self._sweep()
+
+    def reset_failed(self, names: Sequence[str]) -> None:
+        """Forget failed states."""
+        for name in names:
+            self._tell("reset_failed", name)
+            if name in self.memory and self.memory[name].active == "failed":
+                self.memory[name].active = "inactive"
+                self._sweep()
+
+    def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
+        """Not faked."""
+        raise NotImplementedError
+
+    def reload(self) -> None:
+        """Read every unit again; active timers with a new text are what runs jobs by accident."""
+        self._tell("reload", "")
+        for name, unit in list(self.memory.items()):
+            text = self._read(name)
+            if unit.active == "active" and text != unit.text and text is not None and "\nOnCalendar=" in text:
+                self.accidents.append(f"{name} reloaded while active")
+            unit.text = text
+        links = self.paths.wants_dir
+        self.wanted = {link.name for link in links.iterdir()} if links.is_dir() else set()
+        for name in sorted(self.wanted):
+            self._need(name)
+        self._sweep()
+
+    # What a test does
+
+    def boot(self) -> None:
+        """Start afresh with what is wanted, as the machine does."""
+        self.memory.clear()
+        self.reload()
+        for name in sorted(self.wanted):
+            self.memory[name].active = "active"
+            self._ran_with[name] = self.memory[name].text or ""
+        self.calls.clear()
+
+    def set_active(self, name: str, state: str) -> None:
+        """Let a unit be running (`activating`) or `failed` without anybody's start."""
+        self._need(name).active = state
+        self._sweep()
+
+    def stale(self) -> list[str]:
+        """Units in memory with another text than their file has."""
+        return sorted(name for name, unit in self.memory.items() if unit.text != self._read(name))
+
+    def active(self) -> list[str]:
+        """Timers that are active."""
+        return sorted(name for name, unit in self.memory.items() if unit.active == "active" and name.endswith(".timer"))
+
+    def mutations(self) -> list[str]:
+        """The calls that changed something, in order, `verb unit`."""
+        return [f"{verb} {name}".strip() for verb, name in self.calls]
+
+    # How it works
+
+    def _tell(self, verb: str, name: str) -> None:
+        told(f"{verb} {name}".strip())
+        self.calls.append((verb, name))
+
+    def _need(self, name: str) -> Loaded:
+        if name not in self.memory:
+            self.memory[name] = Loaded(self._read(name))
+            for other in self._used_by(self.memory[name].text):
+                self._need(other)
+        return self.memory[name]
+
+    def _used_by(self, text: str | None) -> list[str]:
+        lines = (text or "").splitlines()
+        return [
+            name
+            for line in lines
+            if line.startswith(("Unit=", "OnFailure=", "Conflicts="))
+            for name in line.partition("=")[2].split()
+        ]
+
+    def _sweep(self) -> None:
+        roots = [name for name, unit in self.memory.items() if unit.active != "inactive"]
+        keep: set[str] = set()
+        queue = roots + [name for name in self.wanted if name in self.memory]
+        while queue:
+            name = queue.pop()
+            if name not in keep and name in self.memory:
+                keep.add(name)
+                queue += self._used_by(self.memory[name].text)
+        for name in set(self.memory) - keep:
+            del self.memory[name]
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self.paths.unit_dir / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def _look_for_accident(self, name: str, text: str, how: str) -> None:
+        """A persistent timer with a new text and a stamp from before it catches up a time that it never had."""
+        stamp = self.paths.stamp_dir / f"stamp-{name}"
+        before = self._ran_with.get(name)
+        if "\nPersistent=yes\n" in text:
+            if stamp.exists():
+                written = (self.paths.unit_dir / name).stat().st_mtime
+                # A stamp is set to the moment the timer stopped; its text was staged some milliseconds before or after.
+                if before is not None and before != text and stamp.stat().st_mtime < written - 5:
+                    self.accidents.append(f"{name} {how} with an old stamp")
+            else:
+                stamp.parent.mkdir(parents=True, exist_ok=True)
+                stamp.touch()
+        self._ran_with[name] = text

@@ -1,0 +1,346 @@
+"""Random schedules: the compiled calendar as systemd reads it, next_after() and a brute-force evaluator must agree.
+
+systemd-analyze is the oracle for the calendar lines. SDCRON_SYSTEMD_ANALYZE is its command line (split as a shell
+would), to run these tests with another version; SDCRON_EXAMPLES is the number of examples of each test.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdcron.daylight import changes
+from sdcron.schedule import Schedule, ScheduleMistakes, parse_schedule
+from tests.cron_evaluator import CronLine
+
+ANALYZE = tuple(shlex.split(os.environ.get("SDCRON_SYSTEMD_ANALYZE", "systemd-analyze")))
+EXAMPLES = int(os.environ.get("SDCRON_EXAMPLES", "30"))
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "America/Havana",
+    "Europe/Dublin",
+    "Asia/Kolkata",
+)
+MORE_ZONES = ("America/Santiago", "Africa/Cairo", "Atlantic/Azores", "Pacific/Chatham", "America/St_Johns")
+START, END = 2027, 2029  # two years, with a leap day
+HOUR, DAY = 3600, 86400
+
+differential = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+
+
+def _instant(year: int, month: int = 1, day: int = 1) -> int:
+    return int(datetime(year, month, day, tzinfo=UTC).timestamp())
+
+
+def _analyze(lines: tuple[str, ...], zone: str, base: int, iterations: int = 1) -> list[list[int]]:
+    """For each line the next instants after `base`, as systemd on a machine in `zone` computes them."""
+    if shutil.which(ANALYZE[0]) is None:
+        pytest.fail(f"{ANALYZE[0]} is missing: install the package systemd (apt-get install systemd)")
+    output = subprocess.run(
+        (*ANALYZE, "calendar", f"--iterations={iterations}", f"--base-time=@{base}", *lines),
+        env={**os.environ, "TZ": zone, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert output.returncode == 0, f"{lines} in {zone}: {output.stderr}"
+    assert "Infinite loop" not in output.stderr, output.stderr
+    found: list[list[int]] = []
+    for line in output.stdout.splitlines():
+        if "Normalized form:" in line:
+            found.append([])
+        elif "Original form:" not in line:
+            for moment in re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", line):
+                found[-1].append(int(datetime.fromisoformat(moment + "+00:00").timestamp()))
+    assert len(found) == len(lines), output.stdout
+    return found
+
+
+def _chain(schedule: Schedule, start: int, end: int) -> list[int]:
+    """The instants in [start, end) by next_after()."""
+    found: list[int] = []
+    moment: datetime | None = datetime.fromtimestamp(start - 1, UTC)
+    while moment is not None:
+        moment = schedule.next_after(moment)
+        if moment is None or moment.timestamp() >= end:
+            break
+        found.append(int(moment.timestamp()))
+    return found
+
+
+def _union(lines: tuple[str, ...], zone: str, start: int, end: int, count: int) -> list[int]:
+    """The instants in [start, end) at which any line elapses, of which there should be `count`."""
+    found = _analyze(lines, zone, start - 1, iterations=count + 2)
+    return sorted({instant for one in found for instant in one if start <= instant < end})
+
+
+def _timer(lines: tuple[str, ...], zone: str, start: int, end: int) -> list[int]:
+    """The instants in [start, end) at which a timer fires: after each, it asks all lines for the next."""
+    found: list[int] = []
+    base = start - 1
+    while True:
+        elapses = [one[0] for one in _analyze(lines, zone, base) if one]
+        if not elapses or min(elapses) >= end:
+            return found
+        base = min(elapses)
+        assert not found or base > found[-1], f"{lines} in {zone} elapses at {base} again"
+        found.append(base)
+
+
+@lru_cache(maxsize=16)
+def _transitions(zone: str) -> tuple[int, ...]:
+    return tuple(change.instant for year in range(START, END) for change in changes(zone, year))
+
+
+def _times(instants: list[int]) -> str:
+    return ", ".join(datetime.fromtimestamp(instant, UTC).isoformat() for instant in instants[:20])
+
+
+def _same(first: list[int], second: list[int], what: str) -> None:
+    if first != second:
+        missing = _times(sorted(set(second) - set(first)))
+        extra = _times(sorted(set(first) - set(second)))
+        pytest.fail(f"{what}: missing {missing or 'nothing'}; too many {extra or 'nothing'}")
+
+
+# --- Strategies ------------------------------------------------------------------------------------------------------
+
+
+def _listed(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.lists(items, min_size=1, max_size=3).map(",".join)
+
+
+def _range(low: int, high: int) -> st.SearchStrategy[str]:
+    pairs = st.tuples(st.integers(low, high), st.integers(low, high)).map(sorted)
+    steps = st.sampled_from(["", "", "/2", "/3"])
+    return st.tuples(pairs, steps).map(lambda found: f"{found[0][0]}-{found[0][1]}{found[1]}")
+
+
+minutes = st.one_of(
+    st.sampled_from(["*", "0", "30", "*/5", "*/20", "7-59/10", "0,30", "15,45"]),
+    _listed(st.one_of(st.integers(0, 59).map(str), _range(0, 59))),
+)
+hours = st.one_of(
+    st.sampled_from(["*", "*", "0", "1", "2", "3", "23", "0-23", "*/2", "1-5", "0,1,2"]),
+    _listed(st.one_of(st.integers(0, 23).map(str), _range(0, 23))),
+)
+days = st.one_of(
+    st.sampled_from(["*", "*", "*", "*", "L", "1", "*/2", "1-7", "25-31", "1,L", "29"]),
+    _listed(st.one_of(st.integers(1, 28).map(str), _range(1, 31))),
+)
+months = st.one_of(
+    st.sampled_from(["*", "*", "*", "*", "3", "10", "mar,oct", "4,9,11", "2"]),
+    _listed(st.one_of(st.integers(1, 12).map(str), _range(1, 12))),
+)
+weekdays = st.one_of(
+    st.sampled_from(
+        ["*", "*", "*", "*", "0", "sun", "sat", "6-7", "fri-sun", "1-5", "*/2", "0L", "7#1", "sun#2", "5L"]
+    ),
+    _listed(st.one_of(st.integers(0, 7).map(str), _range(0, 7))),
+)
+cron_lines = st.tuples(minutes, hours, days, months, weekdays).map(" ".join)
+texts = st.one_of(cron_lines, st.tuples(cron_lines, cron_lines).map(list))
+zones = st.sampled_from([*ZONES, *ZONES, *MORE_ZONES])
+
+
+def _schedule(written: str | list[str], zone: str, *, foreign: bool = False) -> Schedule | None:
+    try:
+        if foreign:
+            return parse_schedule(written, timezone=zone)
+        return parse_schedule(written, local_timezone=zone)
+    except ScheduleMistakes as error:
+        for mistake in error.mistakes:
+            assert "never run" in mistake.message or "cannot be combined" in mistake.message, mistake
+        return None
+
+
+# --- Tests -----------------------------------------------------------------------------------------------------------
+
+
+@differential
+@given(written=texts, zone=zones, data=st.data())
+def test_next_after_agrees_with_a_walk_through_every_minute(
+    written: str | list[str], zone: str, data: st.DataObject
+) -> None:
+    schedule = _schedule(written, zone)
+    if schedule is None:
+        return
+    lines = [CronLine(text) for text in ([written] if isinstance(written, str) else written)]
+    windows = [(instant // 60 * 60 - 36 * HOUR, instant // 60 * 60 + 36 * HOUR) for instant in _transitions(zone)]
+    first = _instant(START) + data.draw(st.integers(0, 71)) * 10 * DAY
+    windows.append((first, first + 10 * DAY))
+    for start, end in windows:
+        walked = sorted({instant for line in lines for instant in line.fires(zone, start, end)})
+        _same(_chain(schedule, start, end), walked, f"next_after of {written} in {zone}")
+
+
+@differential
+@given(written=texts, zone=zones, foreign=st.booleans())
+def test_systemd_elapses_when_next_after_says_over_two_years(
+    written: str | list[str], zone: str, foreign: bool
+) -> None:
+    schedule = _schedule(written, zone, foreign=foreign)
+    if schedule is None:
+        return
+    start, end = _instant(START), _instant(END)
+    expected = _chain(schedule, start, start + 60 * DAY)
+    if len(expected) > 200:  # a dense one: only around the changes
+        windows = [(instant - 12 * HOUR, instant + 12 * HOUR) for instant in _transitions(zone)]
+    else:
+        windows = [(start, end)]
+    for low, high in windows:
+        expected = _chain(schedule, low, high)
+        elapsed = _union(schedule.to_calendar(), "UTC" if foreign else zone, low, high, len(expected))
+        _same(elapsed, expected, f"systemd with {schedule.to_calendar()} for {written} in {zone}")
+
+
+@differential
+@given(
+    written=texts, zone=st.sampled_from([zone for zone in (*ZONES, *MORE_ZONES) if zone not in ("UTC", "Asia/Kolkata")])
+)
+def test_a_timer_keeps_the_policy_through_every_clock_change(written: str | list[str], zone: str) -> None:
+    schedule = _schedule(written, zone)
+    if schedule is None:
+        return
+    for instant in _transitions(zone)[:2]:
+        low, high = instant - 2 * HOUR - 1, instant + 2 * HOUR
+        expected = _chain(schedule, low, high)
+        if len(expected) > 40:
+            low = instant - 65 * 60
+            high = expected[min(expected.index(max(at for at in expected if at <= instant)) + 15, len(expected) - 1)]
+            expected = _chain(schedule, low, high)[-40:]
+            low = expected[0]
+        fired = _timer(schedule.to_calendar(), zone, low, high)
+        _same(fired, expected, f"a timer with {schedule.to_calendar()} for {written} in {zone}")
+
+
+intervals = st.one_of(
+    st.sampled_from(["90s", "15m", "2h", "7h", "100s", "1h30m", "1d", "2d", "3d", "10d", "45d", "1w", "2w", "28h"]),
+    st.integers(1, 40).map(lambda number: f"{number}d"),
+).map(lambda length: f"every {length}")
+clock_times = st.tuples(st.integers(0, 23), st.integers(0, 59)).map(lambda time: f"{time[0]:02d}:{time[1]:02d}")
+moments = st.tuples(st.dates(datetime(START, 1, 1).date(), datetime(START, 12, 28).date()), clock_times).map(
+    lambda moment: f"{moment[0]} {moment[1]}"
+)
+own_forms = st.one_of(
+    intervals,
+    st.lists(st.one_of(clock_times, moments), min_size=1, max_size=3).map(lambda found: "at " + ", ".join(found)),
+)
+
+
+@differential
+@given(written=own_forms, zone=zones, spread=st.sampled_from([0, 0, 600, 20000]), seed=st.text("abc", max_size=3))
+def test_systemd_elapses_when_next_after_says_for_intervals_and_times_of_day(
+    written: str, zone: str, spread: int, seed: str
+) -> None:
+    schedule = parse_schedule(written, local_timezone=zone, seed=seed, spread=timedelta(seconds=spread))
+    start = _instant(START)
+    end = _instant(END) if len(_chain(schedule, start, start + 5 * DAY)) <= 20 else start + 9 * DAY
+    expected = _chain(schedule, start, end)
+    elapsed = _union(schedule.to_calendar(), zone, start, end, len(expected))
+    _same(elapsed, expected, f"systemd with {schedule.to_calendar()} for {written} in {zone}")
+
+
+@differential
+@given(written=texts, zone=zones, seed=st.text("abc", max_size=3))
+def test_a_spread_moves_every_run_by_one_offset_on_a_clock_that_never_changes(
+    written: str | list[str], zone: str, seed: str
+) -> None:
+    plain = _schedule(written, "UTC")
+    if plain is None:
+        return
+    spread = parse_schedule(written, seed=seed, spread=timedelta(hours=3))
+    start = _instant(START) + 40 * DAY
+    offset = int(spread.offset.total_seconds())
+    moved = [instant + offset for instant in _chain(plain, start, start + 40 * DAY)]
+    _same(_chain(spread, start + offset, start + 40 * DAY + offset), moved, f"{written} later by {offset} s")
+    late = parse_schedule(written, local_timezone=zone, seed=seed, spread=timedelta(hours=3))
+    for instant in _transitions(zone)[:2]:
+        expected = _chain(late, instant - 6 * HOUR, instant + 6 * HOUR)
+        elapsed = _union(late.to_calendar(), zone, instant - 6 * HOUR, instant + 6 * HOUR, len(expected))
+        _same(elapsed, expected, f"systemd with {late.to_calendar()} in {zone}")
+
+
+def _component(low: int, high: int) -> st.SearchStrategy[str]:
+    numbers = st.integers(low, high)
+    ranges = st.tuples(numbers, numbers).map(lambda pair: f"{min(pair)}..{max(pair)}")
+    steps = st.tuples(numbers, st.integers(1, 9)).map(lambda pair: f"{pair[0]}/{pair[1]}")
+    stepped = st.tuples(ranges, st.integers(1, 9)).map(lambda pair: f"{pair[0]}/{pair[1]}")
+    items = st.one_of(numbers.map(str), numbers.map(lambda number: f"{number:02d}"), ranges, steps, stepped)
+    return st.one_of(st.just("*"), st.lists(items, min_size=1, max_size=3).map(",".join))
+
+
+dates = st.one_of(
+    st.tuples(_component(1, 12), st.sampled_from("-~"), _component(1, 28)).map("".join),
+    st.tuples(st.sampled_from(["*", "2027", "28", "2027..2029", "2026/2"]), _component(1, 12), _component(1, 31)).map(
+        "-".join
+    ),
+    st.sampled_from(["*-*~01", "*-*~07/1", "*-2~03..05", "*-*-31", "02-29"]),
+)
+clocks = st.one_of(
+    st.tuples(_component(0, 23), _component(0, 59)).map(":".join),
+    st.tuples(_component(0, 23), _component(0, 59), _component(0, 59)).map(":".join),
+)
+week = st.sampled_from(
+    ["", "", "Mon ", "mon..fri ", "Sat,Sun ", "Wed, ", "Tuesday ", "Mon-Wed,Sun ", "Sun..Mon ", "Monda ", "Fri,,Sat "]
+)
+calendars = st.one_of(
+    st.tuples(week, dates, st.just(" "), clocks).map("".join),
+    st.tuples(week, clocks).map("".join),
+    st.tuples(week, dates).map("".join),
+    st.sampled_from(["minutely", "Hourly", "daily UTC", "weekly", "monthly", "quarterly", "semi-annually", "yearly"]),
+    st.sampled_from(["*:0/50", "*:*/5", "24:00", "1..1:0", "5..4:0", "*:0/0", "12-5 ", "1-1-1-1", "mon *:", ":5", "5"]),
+)
+
+
+def _ended(text: str) -> str:
+    """The text with an end for the open steps of minutes and seconds.
+
+    systemd (252 to 262) skips the first run after midnight of an open one: from 23:59, *:0/50 goes to 00:50.
+    """
+    return re.sub(r"(?<=[:,])(\d+)/(\d+)(?=[:,]|$| )", r"\1..59/\2", text) if ":" in text else text
+
+
+@settings(differential, max_examples=EXAMPLES * 5)
+@given(text=calendars)
+def test_a_calendar_expression_means_what_systemd_reads_in_it(text: str) -> None:
+    shown = subprocess.run(
+        (*ANALYZE, "calendar", "--iterations=25", f"--base-time=@{_instant(START) - 1}", text),
+        env={**os.environ, "TZ": "UTC", "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    never = "elapse: never" in shown.stdout and "20" not in text
+    accepted = shown.returncode == 0 and not never
+    try:
+        schedule = parse_schedule(text)
+    except ScheduleMistakes as error:
+        assert not accepted, f"systemd accepts {text}: {error}"
+        return
+    assert shown.returncode == 0, f"systemd refuses {text}: {shown.stderr}"
+    elapsed = _analyze((_ended(text),), "UTC", _instant(START) - 1, 25)[0]
+    if not elapsed:
+        assert schedule.next_after(datetime.fromtimestamp(_instant(START) - 1, UTC)) is None
+        return
+    _same(_chain(schedule, _instant(START), elapsed[-1] + 1), elapsed, f"next_after of {text}")
+    compiled = _union(schedule.to_calendar(), "UTC", _instant(START), elapsed[-1] + 1, len(elapsed))
+    _same(compiled, elapsed, f"systemd with {schedule.to_calendar()} for {text}")
