@@ -33,7 +33,9 @@ _UNLOAD_TRIES = 20
 _UNLOAD_SECONDS = 0.002
 _STARTED_AT_ONCE = 200
 _TICK_MARGIN_SECONDS = 2.0
-"""A timer this close to its time is let elapse before it is stopped (AccuracySec=1s plus room)."""
+"""A plain timer this close to its time is let elapse before it is stopped."""
+_TICK_LATENESS_SECONDS = 1.1
+"""How late it may be: AccuracySec=1s, and some."""
 
 
 @contextmanager
@@ -67,6 +69,8 @@ class Step:
     files: dict[str, str | None] = field(default_factory=dict)
     links: dict[str, str | None] = field(default_factory=dict)
     stop: list[str] = field(default_factory=list)
+    plain: list[str] = field(default_factory=list)
+    """Timers among `stop` that go on afterwards and, not being persistent, would not catch up on a time in between."""
     forget: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     stamps: dict[str, str] = field(default_factory=dict)
@@ -143,7 +147,9 @@ class Applier:
                 step.links[link] = f"../{name}" if name in enabled_after else None
             start = change.after.start if change.after else ()
             if change.action is not Action.START:
-                step.stop += _to_stop(change, loaded)
+                stopped = _to_stop(change, loaded)
+                step.stop += stopped
+                step.plain += [name for name in stopped if name in start and "\nPersistent=no\n" in before[name]]
                 step.forget += sorted(name for name in before if name in loaded)
             step.start += start
             for name in (*before, *after):
@@ -220,14 +226,12 @@ class Applier:
                 self._files.touch(self._paths.armed_boot_dir / name, time.time_ns())
 
     def _let_due_timers_elapse(self, step: Step) -> int:
-        """Wait out timers about to elapse, so that stopping them loses no run; returns now, in ns since 1970."""
-        if self._backend is None:
-            return time.time_ns()
+        """Wait out plain timers about to elapse, so that stopping them loses no run; returns now, ns since 1970."""
         now = time.time()
-        soon = [self._backend.next_elapse(name) for name in step.stop if name.endswith(".timer")]
+        soon = [self._backend.next_elapse(name) for name in step.plain] if self._backend else []
         due = [moment.timestamp() for moment in soon if moment and 0 <= moment.timestamp() - now < _TICK_MARGIN_SECONDS]
         if due:
-            time.sleep(max(due) - now + 1.1)
+            time.sleep(max(due) - now + _TICK_LATENESS_SECONDS)
         return time.time_ns()
 
     def _forget_old_texts(self, backend: Backend, step: Step) -> None:

@@ -228,6 +228,7 @@ def remove(
         render.as_json(render.plan_json(todo))
         return
     render.plan(todo, diffs=False)
+    render.note("the job files stay: the next apply of their directory brings these jobs back")
 
 
 @app.command(name="list")

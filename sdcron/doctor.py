@@ -71,7 +71,7 @@ def _clock(backend: Backend) -> Iterator[Finding]:
         yield Finding("ok", "the clock is synchronised")
     else:
         yield Finding(
-            "warning", "the clock is not synchronised: jobs may run at wrong times", "see: timedatectl; set-ntp true"
+            "warning", "the clock is not synchronised: jobs may run at wrong times", "timedatectl set-ntp true"
         )
 
 

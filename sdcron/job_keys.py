@@ -52,7 +52,7 @@ class Draft:
     """A job on its way from a document to a Job.
 
     `values` are its keys, those of `defaults` included; `places` says where in the document each stands, with
-    `(\"environment\", NAME)` for variables, which can come from two maps. `refused` holds the places of keys the
+    `("environment", NAME)` for variables, which can come from two maps. `refused` holds the places of values the
     schema has refused already.
     """
 
@@ -72,7 +72,9 @@ class Draft:
                 return base + path[length:]
         return self.path + path
 
-    def refuse(self, path: Path, message: str, hint: str = "", *, at_key: bool = False, offset: int = 0) -> None:
+    def refuse(
+        self, path: Path, message: str, hint: str = "", *, at_key: bool = False, offset: int | None = None
+    ) -> None:
         """Record a mistake at a value of the job."""
         self.findings.append(Finding(self.place(path), message, hint, at_key=at_key, offset=offset))
 
@@ -95,45 +97,69 @@ class Draft:
 def read_job(draft: Draft, source: Source, *, seed: str, local_timezone: str) -> Job | None:
     """The Job of a draft; None when anything is wrong, with everything that is in `draft.findings`.
 
-    `seed` chooses the job's spots in the schedule. A draft with keys the schema refused gives no Job.
+    `seed` chooses the job's spots in the schedule. A draft with values the schema refused gives no Job.
     """
-    fields: dict[str, Any] = {}
-    good = {key: value for key, value in draft.values.items() if _is_sound(draft, key)}
-    complete = len(good) == len(draft.values)
-    for key, value in good.items():
+    sound = _sound_values(draft)
+    fields = _read_keys(draft, sound)
+    fields["schedule"] = _schedule(draft, sound, fields.get("spread", timedelta(0)), seed, local_timezone)
+    _check_together(draft, sound, fields)
+    if draft.findings or _is_refused(draft):
+        return None
+    unsupported = tuple(
+        key for key in sound if key in UNSUPPORTED or (key == "overlap" and fields["overlap"] is not Overlap.SKIP)
+    )
+    return Job(name=draft.name, source=source, unsupported=unsupported, **fields)
+
+
+def read_defaults(draft: Draft, *, local_timezone: str) -> None:
+    """Find what is wrong in `defaults`, also when no job inherits it; the findings are in the draft."""
+    sound = _sound_values(draft)
+    _read_keys(draft, sound)
+    _schedule(draft, sound, timedelta(0), "", local_timezone)
+
+
+def _read_keys(draft: Draft, sound: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a Job, from all keys but `schedule`."""
+    fields = {}
+    for key, value in sound.items():
         reader = _READERS.get(key)
         if reader is not None:
             result = reader(draft, (key,), value)
             if key not in UNSUPPORTED and result is not None:
                 fields[key] = result
-    fields["schedule"] = _schedule(draft, good, fields.get("spread", timedelta(0)), seed, local_timezone)
-    _check_together(draft, good, fields)
-    if draft.findings or not complete:
-        return None
-    unsupported = tuple(
-        key for key in good if key in UNSUPPORTED or (key == "overlap" and fields["overlap"] is not Overlap.SKIP)
-    )
-    return Job(name=draft.name, source=source, unsupported=unsupported, **fields)
+    return fields
 
 
-def read_defaults(draft: Draft) -> None:
-    """Find what is wrong in `defaults`, also when no job inherits it; the findings are in the draft."""
+def _sound_values(draft: Draft) -> dict[str, Any]:
+    """The job's values without what the schema refused and without texts that no unit can carry."""
+    sound = {}
     for key, value in draft.values.items():
-        reader = _READERS.get(key)
-        if reader is not None and _is_sound(draft, key):
-            reader(draft, (key,), value)
+        before = len(draft.findings)
+        if key != "schedule":
+            _check_texts(draft, (key,), value, breaks=key in {"command", "script", "description"})
+        refused = draft.refused | {finding.path for finding in draft.findings[before:]}
+        kept = _without(refused, draft, (key,), value) if refused else value
+        if kept is not None:
+            sound[key] = kept
+    return sound
 
 
-def _is_sound(draft: Draft, key: str) -> bool:
-    """Whether the schema accepted a key and all its texts can stand in a unit."""
-    if draft.refused and draft.place((key,)) in draft.refused:
-        return False
-    if key == "environment" and any(draft.place((key, name))[:-1] in draft.refused for name in draft.values[key]):
-        return False
-    before = len(draft.findings)
-    if key != "schedule":
-        _check_texts(draft, (key,), draft.values[key], breaks=key in {"command", "script", "description"})
-    return len(draft.findings) == before
+def _without(refused: frozenset[Path], draft: Draft, path: Path, value: Any) -> Any:
+    """A value without its refused members; a refused item of a list, and a refused value itself, become None."""
+    if draft.place(path) in refused:
+        return None
+    if isinstance(value, dict):
+        kept = {name: _without(refused, draft, (*path, name), inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if inner is not None or value[name] is None}
+    if isinstance(value, list):
+        return [_without(refused, draft, (*path, index), inner) for index, inner in enumerate(value)]
+    return value
+
+
+def _is_refused(draft: Draft) -> bool:
+    """Whether the schema refused anything in the job, or in what it inherits."""
+    bases = {draft.path, *draft.places.values()}
+    return any(refused[: len(base)] == base for refused in draft.refused for base in bases)
 
 
 def _check_texts(draft: Draft, path: Path, value: object, *, breaks: bool) -> None:
@@ -148,19 +174,22 @@ def _check_texts(draft: Draft, path: Path, value: object, *, breaks: bool) -> No
             _check_texts(draft, (*path, index), inner, breaks=False)
 
 
-def _schedule(draft: Draft, good: Mapping[str, Any], spread: timedelta, seed: str, local_timezone: str) -> Schedule | None:
+def _schedule(
+    draft: Draft, sound: Mapping[str, Any], spread: timedelta, seed: str, local_timezone: str
+) -> Schedule | None:
     """The schedule in its time zone; a zone without a schedule is checked too."""
-    written = good.get("schedule")
-    timezone = good.get("timezone")
+    written = sound.get("schedule")
+    timezone = sound.get("timezone")
     if written is None and timezone is None:
         return None
-    texts = ("@daily",) if written is None else (written,) if isinstance(written, str) else tuple(written)
+    items = [(index, text) for index, text in enumerate(_listed(written)) if text is not None]
+    texts = tuple(text for _, text in items) or ("@daily",)
     try:
         schedule = parse_schedule(texts, timezone=timezone, local_timezone=local_timezone, seed=seed, spread=spread)
     except ScheduleMistakes as error:
         for mistake in error.mistakes:
             if mistake.index >= 0:
-                path: Path = ("schedule",) if isinstance(written, str) else ("schedule", mistake.index)
+                path: Path = ("schedule",) if isinstance(written, str) else ("schedule", items[mistake.index][0])
                 draft.refuse(path, mistake.message, mistake.hint, offset=mistake.column)
             else:
                 draft.refuse(("timezone",) if timezone is not None else (), mistake.message, mistake.hint)
@@ -168,25 +197,41 @@ def _schedule(draft: Draft, good: Mapping[str, Any], spread: timedelta, seed: st
     return None if written is None else schedule
 
 
-def _check_together(draft: Draft, good: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+def _check_together(draft: Draft, sound: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Keys that need or exclude one another."""
     values = draft.values
     if "command" not in values and "script" not in values:
-        draft.refuse((), f"the job '{draft.name}' has neither 'command' nor 'script'", "for example: command: /usr/local/bin/backup --all")
+        draft.refuse(
+            (),
+            f"the job '{draft.name}' has neither 'command' nor 'script'",
+            "for example: command: /usr/local/bin/backup --all",
+            at_key=True,
+        )
     elif "command" in values and "script" in values:
-        draft.refuse(("script",), "'command' and 'script' exclude each other", "keep the one that shall run", at_key=True)
+        draft.refuse(
+            ("script",), "'command' and 'script' exclude each other", "keep the one that shall run", at_key=True
+        )
     if "interpreter" in values and "script" in values:
-        draft.refuse(("interpreter",), "'interpreter' goes with 'command', not with 'script'", "name the interpreter in the first line of the script: #!/usr/bin/python3", at_key=True)
+        draft.refuse(
+            ("interpreter",),
+            "'interpreter' goes with 'command', not with 'script'",
+            "name the interpreter in the first line of the script: #!/usr/bin/python3",
+            at_key=True,
+        )
     if "lock_wait" in values and "lock" not in values:
         draft.refuse(("lock_wait",), "'lock_wait' needs the key 'lock'", "for example: lock: database", at_key=True)
     for key in ("after", "needs"):
-        if key in good and draft.name in _listed(good[key]):
+        if key in sound and draft.name in _listed(sound[key]):
             draft.refuse((key,), f"'{key}' names the job itself", "name another job")
     retry = fields.get("retry")
     both = set(retry.on_exit) & set(fields.get("success_exit", ())) if retry is not None else set()
     if both:
         code = min(both)
-        draft.refuse(("retry", "on_exit"), f"exit code {code} is in 'success_exit' and in 'retry.on_exit'", "a success is never retried; keep one of the two")
+        draft.refuse(
+            ("retry", "on_exit"),
+            f"exit code {code} is in 'success_exit' and in 'retry.on_exit'",
+            "a success is never retried; keep one of the two",
+        )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -201,7 +246,8 @@ def _item_paths(path: Path, value: object) -> list[Path]:
 def _each(draft: Draft, path: Path, value: Any, parse: Callable[..., T], **options: Any) -> tuple[T, ...]:
     """What `parse` makes of one value or of every item of a list."""
     places = _item_paths(path, value)
-    results = [draft.read(place, parse, item, **options) for place, item in zip(places, _listed(value), strict=True)]
+    wanted = [(place, item) for place, item in zip(places, _listed(value), strict=True) if item is not None]
+    results = [draft.read(place, parse, item, **options) for place, item in wanted]
     return tuple(result for result in results if result is not None)
 
 
@@ -235,11 +281,11 @@ def _account(draft: Draft, path: Path, value: Any) -> str | None:
 
 
 def _duration(draft: Draft, path: Path, value: Any) -> timedelta | None:
-    return draft.read(path, parse_duration, value)
+    return None if value is None else draft.read(path, parse_duration, value)
 
 
-def _path(draft: Draft, path: Path, value: str) -> str | None:
-    return draft.read(path, check_path, value)
+def _path(draft: Draft, path: Path, value: str | None) -> str | None:
+    return None if value is None else draft.read(path, check_path, value)
 
 
 def _environment(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -260,14 +306,14 @@ def _credentials(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Crede
     for name, inner in value.items():
         encrypted = isinstance(inner, dict)
         place = (*path, name, "encrypted") if encrypted else (*path, name)
-        file = _path(draft, place, inner["encrypted"] if encrypted else inner)
+        file = _path(draft, place, inner.get("encrypted") if encrypted else inner)
         found += [Credential(name, file, encrypted)] if file is not None else []
     return tuple(found)
 
 
 def _interpreter(draft: Draft, path: Path, value: Any) -> Interpreter | None:
     if isinstance(value, dict):
-        venv = _path(draft, (*path, "venv"), value["venv"])
+        venv = _path(draft, (*path, "venv"), value.get("venv"))
         return Interpreter(venv=venv) if venv is not None else None
     if not value.startswith("/") and len(value.split()) != 1:
         draft.refuse(path, "'interpreter' is one program, without arguments", "put the arguments into 'command'")
@@ -279,18 +325,20 @@ def _retry(draft: Draft, path: Path, value: Any) -> Retry | None:
     if not isinstance(value, dict):
         delay = _duration(draft, path, value)
         return Retry(delay) if delay is not None else None
-    delay = _duration(draft, (*path, "delay"), value["delay"])
-    longest = _duration(draft, (*path, "max_delay"), value["max_delay"]) if "max_delay" in value else None
-    if delay is None or ("max_delay" in value and longest is None):
+    delay = _duration(draft, (*path, "delay"), value.get("delay"))
+    longest = _duration(draft, (*path, "max_delay"), value.get("max_delay"))
+    if delay is None:
         return None
     if longest is not None and longest < delay:
-        draft.refuse((*path, "max_delay"), "'retry.max_delay' is shorter than 'retry.delay'", "make it at least as long")
-    codes = tuple(dict.fromkeys(int(code) for code in _listed(value.get("on_exit", []))))
+        draft.refuse(
+            (*path, "max_delay"), "'retry.max_delay' is shorter than 'retry.delay'", "make it at least as long"
+        )
+    codes = tuple(dict.fromkeys(int(code) for code in _listed(value.get("on_exit", [])) if code is not None))
     return Retry(delay, int(value.get("attempts", 3)), float(value.get("backoff", 1)), longest, codes)
 
 
 def _success_exit(_draft: Draft, _path: Path, value: Any) -> tuple[int | str, ...]:
-    codes = (code if isinstance(code, str) else int(code) for code in _listed(value))
+    codes = (code if isinstance(code, str) else int(code) for code in _listed(value) if code is not None)
     return tuple(dict.fromkeys(codes))
 
 
@@ -342,7 +390,9 @@ def _expression(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise RefusedValueError(f"is not a regular expression: {error}", "escape special characters with a backslash") from error
+        raise RefusedValueError(
+            f"is not a regular expression: {error}", "escape special characters with a backslash"
+        ) from error
 
 
 def _systemd(draft: Draft, path: Path, value: dict[str, Any]) -> Passthrough:
@@ -362,7 +412,11 @@ def _directives(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Direct
             if not text and name in ADDITIVE:
                 draft.refuse(item_place, f"an empty '{name}' would take away what sdcron writes there", "remove it")
             elif text != text.strip() or text.endswith("\\"):
-                draft.refuse(item_place, f"{label(item_place)} ends with a blank or a backslash, which a unit file cannot express", "remove it")
+                draft.refuse(
+                    item_place,
+                    f"{label(item_place)} ends with a blank or a backslash, which a unit file cannot express",
+                    "remove it",
+                )
             found.append(Directive(name, text))
     return tuple(found)
 

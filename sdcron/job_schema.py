@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from sdcron.schema_check import compile_check
-from sdcron.yaml_nodes import Finding, Path
+from sdcron.yaml_nodes import Finding, Path, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,8 +67,10 @@ def findings(data: object) -> tuple[Finding, ...]:
 
 def label(path: Path) -> str:
     """A key as users name it: dotted, quoted, without the way from the file to its job."""
-    names = [str(step) for step in inner_path(path) if isinstance(step, str)]
-    quoted = f"'{'.'.join(names)}'"
+    if len(path) == 2 and path[0] == "jobs":
+        return f"the job '{printable(str(path[1]))}'"
+    names = [step for step in inner_path(path) if isinstance(step, str)]
+    quoted = f"'{printable('.'.join(names))}'"
     if path and isinstance(path[-1], int):
         return f"item {path[-1] + 1} of {quoted}" if names else f"item {path[-1] + 1}"
     return quoted
@@ -97,7 +99,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint that names the known word nearest to a wrong one; empty when none is near."""
     names = list(known)
     folded = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower().replace("-", "_"), list(folded), n=1) or difflib.get_close_matches(word.lower(), list(folded), n=1)
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), list(folded), n=1) or difflib.get_close_matches(
+        word.lower(), list(folded), n=1
+    )
     if near:
         return f"did you mean '{folded[near[0]]}'?"
     other = _OTHER_NAMES.get(word.lower().replace("-", "_"))
@@ -119,9 +123,11 @@ def _explain(error: Any) -> Iterator[Finding]:
     elif keyword == "required":
         for name in error.validator_value:
             if name not in value:
-                yield Finding(path, f"{label(path)} needs the key '{name}'", _example(error))
+                yield Finding((*path, name), f"{label(path)} needs the key '{name}'", _example(error))
     elif "propertyNames" in error.absolute_schema_path:
-        yield Finding((*path, value), f"{show(value)} in {label(path)} is not {_title(error)}", _example(error), at_key=True)
+        yield Finding(
+            (*path, value), f"{show(value)} in {label(path)} is not {_title(error)}", _example(error), at_key=True
+        )
     elif value is None:
         yield Finding(path, f"{label(path)} has no value", _example(error))
     elif keyword in {"minItems", "minLength", "minProperties"} and not value:
@@ -136,14 +142,7 @@ def _explain(error: Any) -> Iterator[Finding]:
 def _must_be(path: Path, title: str, value: object) -> str:
     if not path:
         return f"a job file must be {title}, not {show(value)}"
-    if len(path) <= 2 and path[0] in {"jobs", "defaults"} and title == _job_title():
-        return f"{'the job ' if path[0] == 'jobs' else ''}'{path[-1]}' must be {title}, not {show(value)}"
     return f"{label(path)} must be {title}, not {show(value)}"
-
-
-def _job_title() -> str:
-    title: str = schema()["$defs"]["job"]["title"]
-    return title
 
 
 def _explain_branches(error: Any, path: Path) -> Iterator[Finding]:
@@ -175,16 +174,18 @@ def _title(error: Any) -> str:
 def _hint(error: Any) -> str:
     """Quotes where a text was meant and YAML saw something else, an example otherwise."""
     value = error.instance
-    if isinstance(value, (bool, int, float)) and _takes_text(error) and "a number" not in _title(error):
+    if isinstance(value, (bool, int, float)) and _takes_text(error, _inline(value)):
         return f'put it in quotes: "{_inline(value)}"'
     return _example(error)
 
 
-def _takes_text(error: Any) -> bool:
-    if error.validator == "type":
-        return "string" in error.validator_value
-    types = [branch.get("type") for branch in error.validator_value] if error.validator == "anyOf" else []
-    return "string" in types and "integer" not in types
+def _takes_text(error: Any, text: str) -> bool:
+    """Whether the value would be right as a text."""
+    branches = error.validator_value if error.validator == "anyOf" else [error.schema]
+    return any(
+        branch.get("type") == "string" and "$ref" not in branch and re.search(branch.get("pattern", ""), text)
+        for branch in branches
+    )
 
 
 def _example(error: Any) -> str:
@@ -228,6 +229,8 @@ def _known_hint(name: str, known: Sequence[str] | dict[str, Any], path: Path) ->
     near = suggestion(name, known)
     if near:
         return near
+    if "jobs" in known:
+        return "beside 'jobs' stands only 'defaults'; put the key there, or into a job"
     if len(known) <= 10:
         return "known are " + ", ".join(f"'{key}'" for key in known)
     return "`sdcron schema` describes every key"

@@ -26,7 +26,9 @@ _UNITS = {
 _SIZE = re.compile(r"([0-9]+)([BKMGT]?)(?:iB)?\Z")
 _BINARY = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}  # as systemd: K is 1024
 # What systemd's unichar_is_valid() refuses in a unit file beside control characters: surrogates and noncharacters.
-_NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+_NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(
+    chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
+)
 _NOT_ENCODABLE = re.compile(f"[\0{_NONCHARACTERS}]")
 _NOT_IN_A_UNIT = re.compile(f"[\0\n\r{_NONCHARACTERS}]")
 _OPERATOR = re.compile(r"(?:\|\|?|&&?|;;?|(?:[0-9]*[<>]|&>|.*;\Z).*)\Z", re.DOTALL)
@@ -36,7 +38,7 @@ _EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
 class RefusedValueError(SdcronError):
     """A value without a meaning; the message completes a sentence that starts with the key."""
 
-    def __init__(self, message: str, hint: str = "", offset: int = 0) -> None:
+    def __init__(self, message: str, hint: str = "", offset: int | None = None) -> None:
         super().__init__(message, hint)
         self.offset = offset
 
@@ -80,9 +82,13 @@ def check_path(path: str, *, normal: bool = False) -> str:
     if not path.startswith("/"):
         raise RefusedValueError("must be an absolute path", "start the path with '/'")
     if path != path.strip():
-        raise RefusedValueError("ends with a blank, which a unit file cannot express", "remove the blank, or rename the file")
+        raise RefusedValueError(
+            "ends with a blank, which a unit file cannot express", "remove the blank, or rename the file"
+        )
     if path.endswith("\\"):
-        raise RefusedValueError("ends with a backslash, which a unit file cannot express", "remove the backslash, or rename the file")
+        raise RefusedValueError(
+            "ends with a backslash, which a unit file cannot express", "remove the backslash, or rename the file"
+        )
     if len(path.encode("utf-8", "replace")) > _LONGEST_PATH:
         raise RefusedValueError(f"is longer than {_LONGEST_PATH} bytes", "use a shorter path")
     if normal and {".", ".."} & set(path.split("/")):
@@ -112,7 +118,9 @@ def split_command(text: str) -> tuple[str, ...]:
         if bare is not None and _OPERATOR.match(bare):
             hint = "write `script:` instead, or quote it to pass it on as it is"
             raise RefusedValueError(f"has {bare!r}, but no shell runs it", hint, start)
-        if bare is not None and (_EXPANSION.search(bare) or bare.startswith("~/")):
+        if bare is not None and bare.startswith("~/"):
+            raise RefusedValueError(f"has {bare!r}, but no shell expands it", "write the full path", start)
+        if bare is not None and _EXPANSION.search(bare):
             hint = "write `script:` instead, or put it in 'single quotes' to pass it on as it is"
             raise RefusedValueError(f"has {bare!r}, but no shell expands it", hint, start)
         words.append(word)
@@ -168,5 +176,7 @@ def _quoted(text: str, start: int) -> tuple[str, int]:
         inner += text[position]
         position += 1
     if position >= len(text):
-        raise RefusedValueError(f"has a {quote} that is not closed", "close the quote, or write a list of arguments", start)
+        raise RefusedValueError(
+            f"has a {quote} that is not closed", "close the quote, or write a list of arguments", start
+        )
     return inner, position + 1

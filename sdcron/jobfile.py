@@ -105,7 +105,7 @@ def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[
         return (), _problems(document, found, shown)
     of_schema = schema_findings(data)
     found += of_schema
-    refused = _refused_places(of_schema)
+    refused = frozenset(finding.path for finding in of_schema)
     if "jobs" in data:
         jobs = _several(document, data, source, context, refused, found)
     else:
@@ -113,18 +113,13 @@ def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[
     return jobs, _problems(document, found, shown) if found else ()
 
 
-def _refused_places(found: Iterable[Finding]) -> frozenset[NodePath]:
-    """The places of job keys, and of whole jobs, that the schema refused; readers leave them alone."""
-    places = []
-    for finding in found:
-        inner = inner_path(finding.path)
-        depth = len(finding.path) - len(inner)
-        places.append(finding.path[: depth + 1])
-    return frozenset(places)
-
-
 def _single(
-    document: Document, data: dict[str, Any], source: str, context: Context, refused: frozenset[NodePath], found: list[Finding]
+    document: Document,
+    data: dict[str, Any],
+    source: str,
+    context: Context,
+    refused: frozenset[NodePath],
+    found: list[Finding],
 ) -> tuple[Job, ...]:
     name = data.get("name")
     if name is None and "name" not in data:
@@ -140,17 +135,24 @@ def _single(
 
 
 def _several(
-    document: Document, data: dict[str, Any], source: str, context: Context, refused: frozenset[NodePath], found: list[Finding]
+    document: Document,
+    data: dict[str, Any],
+    source: str,
+    context: Context,
+    refused: frozenset[NodePath],
+    found: list[Finding],
 ) -> tuple[Job, ...]:
     defaults = data.get("defaults") or {}
     defaults = defaults if isinstance(defaults, dict) else {}
     of_defaults = Draft("defaults", document, ("defaults",), defaults, {}, refused)
-    read_defaults(of_defaults)
+    read_defaults(of_defaults, local_timezone=context.local_timezone)
     found += of_defaults.findings
     if "name" in defaults:
-        found.append(Finding(("defaults", "name"), "'name' has no place in 'defaults'", "every job has its own", at_key=True))
+        found.append(
+            Finding(("defaults", "name"), "'name' has no place in 'defaults'", "every job has its own", at_key=True)
+        )
     # What is wrong in defaults is said already, so jobs do not say it again.
-    refused |= {finding.path[:2] for finding in of_defaults.findings}
+    refused |= {finding.path for finding in of_defaults.findings}
     jobs = []
     members = data["jobs"] if isinstance(data["jobs"], dict) else {}
     for name, own in members.items():
@@ -165,12 +167,14 @@ def _several(
         key = document.root.members["jobs"].names.get(name) if document.root else None
         line = key.line if key else node.line if node else 1
         job = _finish(draft, Source(source, line), context, found)
-        if job is not None and path not in refused:
+        if job is not None:
             jobs.append(job)
-    return tuple(jobs) if not any(len(finding.path) < 2 for finding in found) else ()
+    return tuple(jobs) if not document.findings else ()
 
 
-def _merge(name: str, document: Document, own: dict[str, Any], defaults: dict[str, Any], refused: frozenset[NodePath]) -> Draft:
+def _merge(
+    name: str, document: Document, own: dict[str, Any], defaults: dict[str, Any], refused: frozenset[NodePath]
+) -> Draft:
     """A job with the defaults it inherits: its keys replace theirs, but environments merge.
 
     `command` and `script` are one choice: a job's own replaces the defaults' whichever of the two it is.
@@ -245,7 +249,9 @@ def _writable(shown: str, status: os.stat_result, what: str) -> Problem | None:
         commands.append(f"chmod go-w {shown}")
     if not reasons:
         return None
-    return Problem(shown, 0, 0, f"{what} {' and '.join(reasons)}, so others decide what runs", hint=f"run: {' && '.join(commands)}")
+    return Problem(
+        shown, 0, 0, f"{what} {' and '.join(reasons)}, so others decide what runs", hint=f"run: {' && '.join(commands)}"
+    )
 
 
 def _reading_hint(error: OSError) -> str:

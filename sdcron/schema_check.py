@@ -51,7 +51,9 @@ def _all(checks: list[Check]) -> Check:
     return lambda value: all(check(value) for check in checks)
 
 
-def _keyword(keyword: str, part: Mapping[str, Any], build: Callable[[Any], Check], resolve: Callable[[str], Check]) -> list[Check]:
+def _keyword(
+    keyword: str, part: Mapping[str, Any], build: Callable[[Any], Check], resolve: Callable[[str], Check]
+) -> list[Check]:
     """The checks of one keyword of a schema; none for annotations and for what a neighbour takes care of."""
     argument = part[keyword]
     if keyword in _ANNOTATIONS or keyword in {"then", "else"}:

@@ -46,7 +46,7 @@ class Finding:
     hint: str = ""
     at_key: bool = False
     mark: tuple[int, int] | None = None
-    offset: int = 0
+    offset: int | None = None
 
 
 class Node:
@@ -102,11 +102,11 @@ class Document:
         node = self.node(finding.path)
         if node is None:
             return 1, 1
-        return node.line, node.column + (_shift(node, finding.offset) if finding.offset else 0)
+        return node.line, node.column + (0 if finding.offset is None else _shift(node, finding.offset))
 
     def source_line(self, line: int) -> str:
-        """The text of a line counted from 1, empty when there is none."""
-        return self.lines[line - 1] if 0 < line <= len(self.lines) else ""
+        """A line counted from 1, as a terminal can show it, each character one column; empty when there is none."""
+        return printable(self.lines[line - 1]) if 0 < line <= len(self.lines) else ""
 
 
 def _shift(node: Node, offset: int) -> int:
@@ -115,6 +115,13 @@ def _shift(node: Node, offset: int) -> int:
     if node.end != (node.line, node.column + len(node.text) + quotes):
         return 0
     return offset + quotes // 2
+
+
+def printable(text: str) -> str:
+    """The text with a blank for a tab and U+FFFD for what would move or recolour a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(" " if mark == "\t" else mark if mark.isprintable() else "\ufffd" for mark in text)
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -149,14 +156,18 @@ def decode(data: bytes) -> tuple[str, tuple[Finding, ...]]:
 def read_document(text: str) -> Document:
     """Parse one YAML document; the findings are in the answer."""
     if len(text) > MAX_CHARACTERS:
-        return Document("", None, [Finding((), "the file is larger than 1 MiB", "split it into several files", mark=(0, 0))])
+        return Document(
+            "", None, [Finding((), "the file is larger than 1 MiB", "split it into several files", mark=(0, 0))]
+        )
     odd = _NOT_YAML.search(text)
     if odd:
         before = _LINE_BREAK.split(text[: odd.start()])
         name = f"U+{ord(odd.group()):04X}"
         message = f"the character {name} may not appear in a job file"
         mark = (len(before), len(before[-1]) + 1)
-        return Document(text, None, [Finding((), message, 'remove it, or write it as an escape in "double quotes"', mark=mark)])
+        return Document(
+            text, None, [Finding((), message, 'remove it, or write it as an escape in "double quotes"', mark=mark)]
+        )
     composer = _Composer()
     try:
         composer.run(_LOADER(text))
@@ -200,7 +211,11 @@ class _Composer:
             elif isinstance(event, yaml.DocumentStartEvent):
                 self._documents += 1
                 if self._documents > 1:
-                    self._stop(event, "a second YAML document starts here", "one file is one document; use `jobs:` for several jobs")
+                    self._stop(
+                        event,
+                        "a second YAML document starts here",
+                        "one file is one document; use `jobs:` for several jobs",
+                    )
             elif event is None or isinstance(event, yaml.StreamEndEvent):
                 return
 
@@ -246,7 +261,11 @@ class _Composer:
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self._anchors:
-            self._stop(event, f"'*{event.anchor}' refers to an anchor that does not exist", f"write '&{event.anchor}' at the value it should repeat, or quote a text that starts with '*'")
+            self._stop(
+                event,
+                f"'*{event.anchor}' refers to an anchor that does not exist",
+                f"write '&{event.anchor}' at the value it should repeat, or quote a text that starts with '*'",
+            )
         node = self._anchors[event.anchor]
         if node is None:
             self._stop(event, f"'*{event.anchor}' stands inside the value it refers to")
@@ -263,7 +282,14 @@ class _Composer:
         parent.height = max(parent.height, node.height + 1)
         if parent.size > MAX_VALUES or len(self._open) + node.height > MAX_DEPTH:
             mark = (parent.line, parent.column)
-            self.findings.append(Finding((), f"more than {MAX_VALUES} values or {MAX_DEPTH} levels come out of the aliases here", "write the values out, or use `defaults:`", mark=mark))
+            self.findings.append(
+                Finding(
+                    (),
+                    f"more than {MAX_VALUES} values or {MAX_DEPTH} levels come out of the aliases here",
+                    "write the values out, or use `defaults:`",
+                    mark=mark,
+                )
+            )
             raise _Stop
         if isinstance(parent.value, list):
             parent.members[len(parent.value)] = node
@@ -301,35 +327,77 @@ class _Composer:
         raise _Stop
 
 
+QUOTE = "put the text in quotes"
+
 # libyaml's and PyYAML's words for what people really get wrong -> ours. First match wins.
 _SYNTAX: tuple[tuple[str, str, str], ...] = (
     ("'\\t'", "a tab is used where only spaces may stand", "indent with spaces"),
-    ("mapping values are not allowed", "a ':' with a blank after it starts a second value on this line", "quote the text: key: \"a: b\""),
-    ("could not find expected ':'", "a ':' is missing after a key here, or the text above goes on at the wrong indentation", "write `key: value`"),
-    ("did not find expected key", "this line does not fit the indentation or the quotes above it", "align it with the keys above, and quote texts with quotes inside"),
-    ("expected <block end>", "this line does not fit the indentation or the quotes above it", "align it with the keys above, and quote texts with quotes inside"),
-    ("did not find expected '-' indicator", "this line does not fit the list above it", "start every item with '- ' at the same indentation"),
+    (
+        "mapping values are not allowed",
+        "a ':' with a blank after it starts a second value on this line",
+        'quote the text: key: "a: b"',
+    ),
+    (
+        "could not find expected ':'",
+        "a ':' is missing after a key here, or the text above goes on at the wrong indentation",
+        "write `key: value`",
+    ),
+    (
+        "did not find expected key",
+        "this line does not fit the indentation or the quotes above it",
+        "align it with the keys above, and quote texts with quotes inside",
+    ),
+    (
+        "expected <block end>",
+        "this line does not fit the indentation or the quotes above it",
+        "align it with the keys above, and quote texts with quotes inside",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "this line does not fit the list above it",
+        "start every item with '- ' at the same indentation",
+    ),
     ("did not find expected ',' or '}'", "a ',' or '}}' is missing", "close the map that '{' opened"),
     ("expected ',' or '}'", "a ',' or '}}' is missing", "close the map that '{' opened"),
     ("did not find expected ',' or ']'", "a ',' or ']' is missing", "close the list that '[' opened"),
     ("expected ',' or ']'", "a ',' or ']' is missing", "close the list that '[' opened"),
-    ("block sequence entries are not allowed", "a list may not start here", "put '- ' on a line of its own below the key"),
+    (
+        "block sequence entries are not allowed",
+        "a list may not start here",
+        "put '- ' on a line of its own below the key",
+    ),
     ("unexpected end of stream", "a quote that was opened is not closed", "close it, or remove it"),
     ("document separator", "a quote that was opened is not closed", "close it, or remove it"),
-    ("cannot start any token", "a value may not start with {character}", "quote the text"),
-    ("unknown escape", "this escape does not exist", "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'"),
-    ("hexdecimal number", "this escape does not exist", "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'"),
+    ("cannot start any token", "a value may not start with {character}", QUOTE),
+    (
+        "unknown escape",
+        "this escape does not exist",
+        "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'",
+    ),
+    (
+        "hexdecimal number",
+        "this escape does not exist",
+        "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'",
+    ),
     ("invalid Unicode character", "this escape is not a Unicode character", "remove it"),
-    ("alphabetic or numeric", "a '*' or '&' here starts an alias or an anchor, without a name", "quote a text that starts with '*' or '&'"),
-    ("alphabetic or numberic", "a '*' or '&' here starts an alias or an anchor, without a name", "quote a text that starts with '*' or '&'"),
+    ("alphabetic or numeric", "a value may not start with {character}", QUOTE),
+    ("alphabetic or numberic", "a value may not start with {character}", QUOTE),
     ("undefined tag handle", "a '!' here starts a tag", "quote a text that starts with '!'"),
     ("while scanning a tag", "a '!' here starts a tag", "quote a text that starts with '!'"),
     ("did not find expected node content", "a value is missing here", "write a value, or quote the text"),
     ("expected the node content", "a value is missing here", "write a value, or quote the text"),
     ("did not find expected <document start>", "the text goes on after the end of the value", "quote the whole text"),
     ("expected '<document start>'", "the text goes on after the end of the value", "quote the whole text"),
-    ("expected comment or line break", "only a comment may follow '|' or '>' on the same line", "start the text on the next line"),
-    ("expected a comment or a line break", "only a comment may follow '|' or '>' on the same line", "start the text on the next line"),
+    (
+        "expected comment or line break",
+        "only a comment may follow '|' or '>' on the same line",
+        "start the text on the next line",
+    ),
+    (
+        "expected a comment or a line break",
+        "only a comment may follow '|' or '>' on the same line",
+        "start the text on the next line",
+    ),
     ("incompatible YAML document", "only YAML 1.2 and 1.1 can be read", "remove the %YAML line"),
 )
 
@@ -339,17 +407,25 @@ def _syntax_finding(error: Any, text: str) -> Finding:
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     words = f"{error.context or ''} {error.problem or ''}"
     lines = _LINE_BREAK.split(text)
+    if error.context and "alias" in error.context or error.context and "anchor" in error.context:
+        line, column = error.context_mark.line + 1, error.context_mark.column + 1
     at_tab = mark is not None and line <= len(lines) and lines[line - 1][column - 1 : column] == "\t"
     for sign, message, hint in _SYNTAX:
         if sign in words or (at_tab and sign == "'\\t'"):
             break
     else:
-        message, hint = "not YAML: " + _first_line(error.problem or str(error)).replace("{", "{{").replace("}", "}}"), ""
+        message, hint = (
+            "not YAML: " + _first_line(error.problem or str(error)).replace("{", "{{").replace("}", "}}"),
+            "",
+        )
     if "is not closed" in message and error.context_mark:
         line, column = error.context_mark.line + 1, error.context_mark.column + 1
     character = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
     if "value is missing" in message and not character:
         message, hint = "the file ends inside a '[' or '{'", "close it"
+    if hint == QUOTE and character:
+        value = lines[line - 1][column - 1 :].partition(" #")[0].rstrip()
+        hint += ": " + (f"'{value}'" if '"' in value or "\\" in value else f'"{value}"')
     return Finding((), message.format(character=repr(character)), hint, mark=(line, column))
 
 

@@ -315,7 +315,8 @@ def _ended(text: str) -> str:
 
     systemd (252 to 262) skips the first run after midnight of an open one: from 23:59, *:0/50 goes to 00:50.
     """
-    return re.sub(r"(?<=[:,])(\d+)/(\d+)(?=[:,]|$| )", r"\1..59/\2", text) if ":" in text else text
+    hours, colon, rest = text.partition(":")
+    return hours + colon + re.sub(r"(?<![.\d])(\d+)/", r"\1..59/", rest)
 
 
 @settings(differential, max_examples=EXAMPLES * 5)

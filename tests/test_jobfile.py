@@ -11,6 +11,8 @@ from sdcron.errors import Problem
 from sdcron.jobfile import Context, read_file
 
 BAD = Path(__file__).parent / "bad"
+# Read before the fixtures clear the environment; to be used on purpose, and the difference to be read.
+RENEW_GOLDEN = os.environ.get("SDCRON_RENEW_GOLDEN") == "1"
 
 
 def told(problems: tuple[Problem, ...]) -> str:
@@ -31,6 +33,6 @@ def test_a_bad_file_gets_exactly_these_words(name: str, monkeypatch: pytest.Monk
     jobs, problems = read_file(Path(f"{name}.yaml"), Context(local_timezone="UTC"))
     assert problems
     golden = BAD / f"{name}.txt"
-    if os.environ.get("SDCRON_RENEW_GOLDEN") == "1":
+    if RENEW_GOLDEN:
         golden.write_text(told(problems), encoding="utf-8")
     assert told(problems) == golden.read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ FUNCTION_LINES = 60
 
 
 def module_name(path: Path) -> str:
-    """`backends/systemd.py` is `backends.systemd`, `backends/__init__.py` is `backends`, the package itself is empty."""
+    """`backends/systemd.py` is `backends.systemd`, `backends/__init__.py` is `backends`, the package is empty."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

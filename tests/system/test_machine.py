@@ -175,6 +175,7 @@ def test_a_killed_test_run_leaves_no_process_behind(release: Release) -> None:
     ) as run:
         assert run.stdout
         name = run.stdout.readline().strip()
+        assert name
         assert processes_of(name)
         run.kill()
     until(lambda: not processes_of(name), 10, f"every process of {name} is gone")

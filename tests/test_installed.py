@@ -1,0 +1,105 @@
+"""The unit directory read back into jobs, and what in it is somebody else's."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdcron.installed import Installed, read_installed
+from sdcron.job import Retry
+from tests.compiled import DIRECTORY, compiled, install, paths_below
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOBS = (
+    compiled("plain"),
+    compiled("by-hand", None),
+    compiled("at-boot", "@reboot"),
+    compiled("both", ("@reboot", "0 4 * * *", "every 2h"), spread=timedelta(minutes=90), timezone="Europe/Berlin"),
+    compiled("again", retry=Retry(timedelta(minutes=5), attempts=2)),
+    compiled("script", script="echo %n $HOME \\"),
+    compiled("off", enabled=False),
+    compiled("a.b-c_d", "every 90s", description="100 % \\"),
+    compiled("elsewhere", directory="/srv/ä b/100%/c\\", file="x"),
+)
+
+
+def test_no_unit_directory_holds_no_jobs(tmp_path: Path) -> None:
+    assert read_installed(paths_below(tmp_path)) == Installed({}, frozenset())
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_what_was_installed_is_read_back(tmp_path: Path, job: object) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, JOBS)
+    installed = read_installed(paths)
+    assert set(installed.jobs) == {each.name for each in JOBS}
+    assert installed.foreign == frozenset()
+    [expected] = [each for each in JOBS if each is job]
+    found = installed.jobs[expected.name]
+    assert found.same_files(expected)
+    assert (found.directory, found.source) == (expected.directory, expected.source)
+    assert found.active == (expected.name != "off")
+    for other in JOBS:
+        assert found.same_files(other) == (other is expected)
+
+
+def test_the_schedule_is_read_back_as_written(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, JOBS)
+    jobs = read_installed(paths).jobs
+    assert jobs["both"].schedule == ("@reboot", "0 4 * * *", "every 2h")
+    assert (jobs["both"].timezone, jobs["both"].spread) == ("Europe/Berlin", timedelta(minutes=90))
+    assert (jobs["at-boot"].schedule, jobs["by-hand"].schedule) == (("@reboot",), ())
+    assert (jobs["plain"].timezone, jobs["plain"].spread) == (None, timedelta(0))
+
+
+def test_units_of_others_are_foreign_and_never_ours(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, JOBS)
+    ours = read_installed(paths).jobs
+    units = paths.unit_dir
+    (units / "sdcron-collector.service").write_text("[Service]\nExecStart=/bin/true\n")
+    (units / "sdcron-dangling.timer").symlink_to("/nowhere")
+    (units / "sdcron-link.service").symlink_to(units / "sdcron-plain.service")
+    (units / "sdcron-bytes.service").write_bytes(b"\xff\n[X-Sdcron]\nJob=bytes\n")
+    (units / "sdcron-claims.service").write_text("[Service]\n\n[X-Sdcron]\nJob=plain\nDirectory=/etc\n")
+    (units / "sdcron-plainer.timer").write_text("[Timer]\n\n[X-Sdcron]\nJob=plain\n")
+    (units / "backup.service").write_text("[Service]\n\n[X-Sdcron]\nJob=backup\n")
+    (units / "sdcron-plain.service.d").mkdir()
+    (units / "sdcron-plain.service.d" / "override.conf").write_text("[Service]\nNice=5\n")
+    (units / "sdcron-directory.timer").mkdir()
+    installed = read_installed(paths)
+    assert installed.jobs == ours
+    assert installed.foreign == {
+        "sdcron-collector.service",
+        "sdcron-dangling.timer",
+        "sdcron-link.service",
+        "sdcron-bytes.service",
+        "sdcron-claims.service",
+        "sdcron-plainer.timer",
+    }
+
+
+def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path) -> None:
+    job = compiled("again", retry=Retry(timedelta(minutes=5), attempts=2), script="true")
+    for damage in (
+        lambda paths: (paths.unit_dir / "sdcron-again.service").unlink(),
+        lambda paths: (paths.unit_dir / "sdcron-again:retry-2.timer").unlink(),
+        lambda paths: (paths.wants_dir / "sdcron-again.timer").unlink(),
+        lambda paths: (paths.script_dir / "again").unlink(),
+        lambda paths: (paths.script_dir / "again").write_text("false"),
+        lambda paths: (paths.unit_dir / "sdcron-again.timer").write_text(
+            job.units[1].text.replace("[Timer]", "[Timer]\nWakeSystem=yes")
+        ),
+    ):
+        paths = paths_below(tmp_path)
+        install(paths, [job])
+        assert read_installed(paths).jobs["again"].same_files(job)
+        damage(paths)
+        found = read_installed(paths).jobs["again"]
+        assert not found.same_files(job)
+        assert found.directory == DIRECTORY
