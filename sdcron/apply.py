@@ -13,16 +13,16 @@ import json
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.errors import LockHeldError, SdcronError
+from sdcron.errors import BackendError, LockHeldError, SdcronError
 from sdcron.files import Files, leftovers
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sdcron.backends import Backend
     from sdcron.paths import Paths
@@ -95,9 +95,7 @@ class Applier:
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
-        for directory in (self._paths.unit_dir, self._paths.wants_dir, self._paths.script_dir, self._paths.state_dir):
-            for path in leftovers(directory):
-                self._files.delete(path)
+        self._delete_leftovers()
         if not self._paths.journal_file.exists():
             return False
         try:
@@ -107,27 +105,65 @@ class Applier:
                 f"{self._paths.journal_file} cannot be read: {error}",
                 f"see that the units in {self._paths.unit_dir} are right, then delete that file",
             ) from error
-        self._transition(step)
-        self._files.delete(self._paths.journal_file)
+        self._restore(step)
         return True
 
     def carry_out(self, plan: Plan) -> None:
         """Apply every change, or restore what was there and raise what went wrong."""
         if not plan:
             return
-        loaded = frozenset(self._backend.loaded()) if self._backend else frozenset()
+        loaded = self._loaded(plan.changes)
         forward = self._forward(plan.changes, loaded)
         backward = self._backward(plan.changes, forward, loaded)
         text = json.dumps({name: getattr(backward, name) for name in Step.__slots__})
-        self._paths.state_dir.mkdir(parents=True, exist_ok=True)
-        self._files.write(self._paths.journal_file, text, 0o600)
         try:
-            self._transition(forward)
+            staged = self._stage(forward)
+            self._files.write(self._paths.journal_file, text, 0o600)
         except BaseException:
-            self._transition(backward)
-            self._files.delete(self._paths.journal_file)
+            self._delete_leftovers()
             raise
+        try:
+            self._transition(forward, staged)
+        except BaseException as failure:
+            try:
+                self._restore(backward)
+            except (OSError, SdcronError) as second:
+                raise SdcronError(
+                    f"{failure}; and what was there could not be brought back: {second}",
+                    "mend that, then run the same again: it begins with bringing back",
+                ) from failure
+            raise
+        self._close_journal()
+
+    def _restore(self, step: Step) -> None:
+        """Bring back what was there. A timer that does not start is left to the next plan, which sees it stopped."""
+        differing = {path: text for path, text in step.files.items() if _text(Path(path)) != text}
+        self._mark_applied_this_boot(step)
+        # No staging of all first: on a full disk each file can take the room that the one before it gave back.
+        self._transition(replace(step, files=differing, start=[]), {})
+        for first in range(0, len(step.start), _STARTED_AT_ONCE) if self._backend else ():
+            self._start_what_starts(step.start[first : first + _STARTED_AT_ONCE])
+        self._close_journal()
+
+    def _start_what_starts(self, timers: Sequence[str]) -> None:
+        if self._backend is None:
+            return
+        try:
+            self._backend.start(timers)
+        except BackendError:
+            for timer in timers if len(timers) > 1 else ():
+                self._start_what_starts([timer])
+
+    def _close_journal(self) -> None:
         self._files.delete(self._paths.journal_file)
+        # A journal that comes back after a power cut would undo what is done.
+        self._files.sync_directory(self._paths.state_dir)
+
+    def _delete_leftovers(self) -> None:
+        paths = self._paths
+        for directory in (paths.unit_dir, paths.wants_dir, paths.script_dir, paths.state_dir):
+            for path in leftovers(directory):
+                self._files.delete(path)
 
     def _forward(self, changes: Sequence[Change], loaded: frozenset[str]) -> Step:
         step = Step()
@@ -150,7 +186,8 @@ class Applier:
                 stopped = _to_stop(change, loaded)
                 step.stop += stopped
                 step.plain += [name for name in stopped if name in start and "\nPersistent=no\n" in before[name]]
-                step.forget += sorted(name for name in before if name in loaded)
+                # What is new may be in memory too: a job removed while it ran, and back now.
+                step.forget += sorted(name for name in {*before, *after} if name in loaded)
             step.start += start
             for name in (*before, *after):
                 if name.endswith(".timer"):
@@ -161,6 +198,9 @@ class Applier:
         before, after = change.texts_before().get(name), change.texts_after().get(name)
         if after is None:
             step.stamps[name] = "remove"
+        elif self._backend is None and not self._stamp(name).exists():
+            # The machine has never run it, and shall not begin with a catch-up when it boots.
+            return
         elif "\nPersistent=yes\n" in after and (before != after or change.action is Action.START):
             step.stamps[name] = "set"
 
@@ -174,20 +214,24 @@ class Applier:
             for name in (*enabled, *(change.after.enable if change.after else ())):
                 step.links[str(self._paths.wants_dir / name)] = f"../{name}" if name in enabled else None
             timers = [name for name in change.texts_after() if name.endswith(".timer")]
-            step.stop += timers
+            step.stop += [name for name in timers if ":retry-" not in name or name not in before]
             step.forget += sorted({*before, *change.texts_after()} - {"script"})
             if change.before:
                 step.start += [name for name in change.before.enabled if name in loaded and _is_calendar(before[name])]
             else:
                 step.stamps.update({name: "remove" for name in timers})
+                step.files[str(self._paths.armed_boot_dir / change.name)] = None
         return step
 
-    def _transition(self, step: Step) -> None:
+    def _stage(self, step: Step) -> dict[str, Path]:
         staged = {}
         for count, (path, text) in enumerate(step.files.items()):
             self._progress("writing", count, len(step.files))
             if text is not None:
                 staged[path] = self._files.stage(Path(path), text)
+        return staged
+
+    def _transition(self, step: Step, staged: Mapping[str, Path]) -> None:
         self._mark_applied_this_boot(step)
         began = time.time_ns()
         if self._backend and step.stop:
@@ -197,7 +241,7 @@ class Applier:
             if text is None:
                 self._files.delete(Path(path))
             else:
-                self._files.publish(staged[path], Path(path))
+                self._files.publish(staged.get(path) or self._files.stage(Path(path), text), Path(path))
         for link, target in step.links.items():
             if target is None:
                 self._files.delete(Path(link))
@@ -208,11 +252,10 @@ class Applier:
         if self._backend:
             self._forget_old_texts(self._backend, step)
         for timer, what in step.stamps.items():
-            stamp = self._paths.stamp_dir / f"stamp-{timer}"
             if what == "set":
-                self._files.touch(stamp, began)
+                self._files.touch(self._stamp(timer), max(began, self._last_elapse(timer)))
             else:
-                self._files.delete(stamp)
+                self._files.delete(self._stamp(timer))
         if self._backend:
             for first in range(0, len(step.start), _STARTED_AT_ONCE):
                 self._progress("starting", first, len(step.start))
@@ -220,6 +263,8 @@ class Applier:
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""
+        if self._backend is None:
+            return
         for path, text in step.files.items():
             if text is not None and path.endswith(".timer") and not _is_calendar(text) and "\nWantedBy=" in text:
                 name = text.partition("\nJob=")[2].partition("\n")[0]
@@ -246,8 +291,27 @@ class Applier:
             time.sleep(_UNLOAD_SECONDS)
         backend.reload()
 
+    def _last_elapse(self, timer: str) -> int:
+        """When a persistent timer elapsed last, by its stamp, ns since 1970; 0 for never, or a time yet to come."""
+        try:
+            modified = self._stamp(timer).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+        return modified if modified <= time.time_ns() else 0
+
+    def _stamp(self, timer: str) -> Path:
+        return self._paths.stamp_dir / f"stamp-{timer}"
+
     def _path(self, job: str, name: str) -> Path:
         return self._paths.script_dir / job if name == "script" else self._paths.unit_dir / name
+
+
+def _text(path: Path) -> str | None:
+    """What is there now; None for nothing."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def _is_calendar(text: str) -> bool:

@@ -7,6 +7,7 @@ mean something else on another machine) and instants so old that they are surely
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sdcron.cron import FULL_NAMES, WEEKDAYS
@@ -60,7 +61,22 @@ def parse_calendar(text: str, zone: str) -> tuple[tuple[Entry, ...], tuple[Mista
     if not entry.ever_fires():
         hint = "the last day of a month is written *-*~01"
         return (), (Mistake(0, 0, f"no date fits '{text.strip()}': it would never run", hint),)
+    if entry.from_end:
+        return tuple(replace(entry, days=days) for days in _writable_from_end(entry.days)), ()
     return (entry,), ()
+
+
+def _writable_from_end(days: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Cut a list of days from the end into lists that systemd (252 to 262) reads back.
+
+    Its chain_valid() lowers the highest day by three again for each item, and so refuses ~1,2,23 or ~1,2,3,4,5,6,7,8.
+    """
+    lists: list[list[int]] = [[]]
+    for day in days:
+        if day > 31 - 3 * (len(lists[-1]) + 1):
+            lists.append([])
+        lists[-1].append(day)
+    return [tuple(one) for one in lists]
 
 
 def own_zone(text: str) -> str | None:
@@ -239,6 +255,8 @@ def _numbers(item: str, column: int, name: str, low: int, high: int) -> range:
     if end < start:
         hint = f"write {start}..{high},{low}..{end}"
         raise _Refused(column, f"the range {item} runs backwards", hint)
+    if name == "second" and end == start and match[3] is None:
+        raise _Refused(column, f"'{item}' is not a range", f"write {start}")  # nor is it for systemd
     if step > high - low:
         raise _Refused(column, f"a step of {step} is longer than the {name} field", f"write {start}")
     return range(start, end + 1, step)

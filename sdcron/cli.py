@@ -5,6 +5,7 @@ Imports only typer at the top; each command imports what it uses.
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -114,9 +115,9 @@ def plan(
     place = _place(user, root, backend, transient)
     progress = render.Progress()
     with operations.connect(place) as manager:
-        loaded = manager.loaded() if manager else None
-        desired = operations.read_desired(place, paths, loaded, progress)
-        todo = operations.plan_jobs(place, desired, loaded, prune=prune)
+        timers = manager.active_timers() if manager else None
+        desired = operations.read_desired(place, paths, timers, progress)
+        todo = operations.plan_jobs(place, desired, timers, prune=prune)
     progress.end()
     if json:
         render.as_json(render.plan_json(todo))
@@ -154,9 +155,9 @@ def apply(
         return
     progress = render.Progress()
     with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
-        loaded = manager.loaded() if manager else None
-        desired = operations.read_desired(place, paths, loaded, progress)
-        todo = operations.plan_jobs(place, desired, loaded, prune=prune)
+        timers = manager.active_timers() if manager else None
+        desired = operations.read_desired(place, paths, timers, progress)
+        todo = operations.plan_jobs(place, desired, timers, prune=prune)
         removed = [change.name for change in todo.changes if change.action == "remove"]
         if removed and not yes and not json and render.is_terminal(sys.stdin):
             progress.end()
@@ -401,4 +402,6 @@ def _bug(failure: Exception) -> int:
 
 def main() -> None:
     """The `sdcron` program."""
+    # One command allocates and ends; looking for garbage among 10,000 jobs is a fifth of its time.
+    gc.disable()
     sys.exit(run(sys.argv[1:]))

@@ -138,9 +138,9 @@ def _drift(place: Place, backend: Backend | None, directory: str) -> Iterator[Fi
         )
         return
     try:
-        loaded = backend.loaded() if backend else None
-        desired = operations.read_desired(place, [Path(directory)], loaded)
-        todo = operations.plan_jobs(place, desired, loaded, prune=True)
+        timers = backend.active_timers() if backend else None
+        desired = operations.read_desired(place, [Path(directory)], timers)
+        todo = operations.plan_jobs(place, desired, timers, prune=True)
     except JobFileError as error:
         yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {directory}")
         return

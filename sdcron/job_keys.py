@@ -7,10 +7,8 @@ are said together. Pure: the file system and the clock are not consulted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sdcron.entries import ScheduleMistakes
 from sdcron.job import (
@@ -29,13 +27,25 @@ from sdcron.job import (
     Source,
     When,
 )
+from sdcron.job_draft import Draft, is_refused, sound_values
 from sdcron.job_schema import label
-from sdcron.job_values import RefusedValueError, check_path, check_text, parse_duration, parse_size, split_command
+from sdcron.job_values import (
+    RefusedValueError,
+    check_mount,
+    check_optional_path,
+    check_path,
+    check_text,
+    parse_duration,
+    parse_size,
+    split_command,
+)
 from sdcron.passthrough import ADDITIVE, refusal
 from sdcron.schedule import parse_schedule
-from sdcron.yaml_nodes import Document, Finding, Path
+from sdcron.yaml_nodes import Data, Path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from sdcron.schedule import Schedule
 
 UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts", "output"})
@@ -47,63 +57,16 @@ _LONGEST_EXPRESSION = 1000
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Draft:
-    """A job on its way from a document to a Job.
-
-    `values` are its keys, those of `defaults` included; `places` says where in the document each stands, with
-    `("environment", NAME)` for variables, which can come from two maps. `refused` holds the places of values the
-    schema has refused already.
-    """
-
-    name: str
-    document: Document
-    path: Path
-    values: dict[str, Any]
-    places: Mapping[Path, Path]
-    refused: frozenset[Path] = frozenset()
-    findings: list[Finding] = field(default_factory=list)
-
-    def place(self, path: Path) -> Path:
-        """Where a value of the job stands in the document."""
-        for length in (2, 1):
-            base = self.places.get(path[:length])
-            if base is not None:
-                return base + path[length:]
-        return self.path + path
-
-    def refuse(
-        self, path: Path, message: str, hint: str = "", *, at_key: bool = False, offset: int | None = None
-    ) -> None:
-        """Record a mistake at a value of the job."""
-        self.findings.append(Finding(self.place(path), message, hint, at_key=at_key, offset=offset))
-
-    def read(self, path: Path, parse: Callable[..., T], *arguments: Any, **options: Any) -> T | None:
-        """What `parse` makes of a value; None, and a finding, when it refuses."""
-        try:
-            return parse(*arguments, **options)
-        except RefusedValueError as error:
-            self.refuse(path, f"{label(path)} {error.message}", error.hint, offset=error.offset)
-            return None
-
-    def written(self, path: Path, value: object) -> str:
-        """A scalar as it stands in the file: `1.10` and `0x1F` keep their spelling."""
-        if isinstance(value, str):
-            return value
-        node = self.document.node(self.place(path))
-        return node.text if node is not None else str(value)
-
-
 def read_job(draft: Draft, source: Source, *, seed: str, local_timezone: str) -> Job | None:
     """The Job of a draft; None when anything is wrong, with everything that is in `draft.findings`.
 
     `seed` chooses the job's spots in the schedule. A draft with values the schema refused gives no Job.
     """
-    sound = _sound_values(draft)
+    sound = sound_values(draft)
     fields = _read_keys(draft, sound)
     fields["schedule"] = _schedule(draft, sound, fields.get("spread", timedelta(0)), seed, local_timezone)
     _check_together(draft, sound, fields)
-    if draft.findings or _is_refused(draft):
+    if draft.findings or is_refused(draft):
         return None
     unsupported = tuple(
         key for key in sound if key in UNSUPPORTED or (key == "overlap" and fields["overlap"] is not Overlap.SKIP)
@@ -113,12 +76,12 @@ def read_job(draft: Draft, source: Source, *, seed: str, local_timezone: str) ->
 
 def read_defaults(draft: Draft, *, local_timezone: str) -> None:
     """Find what is wrong in `defaults`, also when no job inherits it; the findings are in the draft."""
-    sound = _sound_values(draft)
+    sound = sound_values(draft)
     _read_keys(draft, sound)
     _schedule(draft, sound, timedelta(0), "", local_timezone)
 
 
-def _read_keys(draft: Draft, sound: Mapping[str, Any]) -> dict[str, Any]:
+def _read_keys(draft: Draft, sound: Mapping[str, Data]) -> dict[str, Data]:
     """The fields of a Job, from all keys but `schedule`."""
     fields = {}
     for key, value in sound.items():
@@ -130,52 +93,8 @@ def _read_keys(draft: Draft, sound: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _sound_values(draft: Draft) -> dict[str, Any]:
-    """The job's values without what the schema refused and without texts that no unit can carry."""
-    sound = {}
-    for key, value in draft.values.items():
-        before = len(draft.findings)
-        if key != "schedule":
-            _check_texts(draft, (key,), value, breaks=key in {"command", "script", "description"})
-        refused = draft.refused | {finding.path for finding in draft.findings[before:]}
-        kept = _without(refused, draft, (key,), value) if refused else value
-        if kept is not None:
-            sound[key] = kept
-    return sound
-
-
-def _without(refused: frozenset[Path], draft: Draft, path: Path, value: Any) -> Any:
-    """A value without its refused members; a refused item of a list, and a refused value itself, become None."""
-    if draft.place(path) in refused:
-        return None
-    if isinstance(value, dict):
-        kept = {name: _without(refused, draft, (*path, name), inner) for name, inner in value.items()}
-        return {name: inner for name, inner in kept.items() if inner is not None or value[name] is None}
-    if isinstance(value, list):
-        return [_without(refused, draft, (*path, index), inner) for index, inner in enumerate(value)]
-    return value
-
-
-def _is_refused(draft: Draft) -> bool:
-    """Whether the schema refused anything in the job, or in what it inherits."""
-    bases = {draft.path, *draft.places.values()}
-    return any(refused[: len(base)] == base for refused in draft.refused for base in bases)
-
-
-def _check_texts(draft: Draft, path: Path, value: object, *, breaks: bool) -> None:
-    if isinstance(value, str):
-        draft.read(path, check_text, value, breaks=breaks or path == ("when", "command"))
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            draft.read((*path, name), check_text, name)
-            _check_texts(draft, (*path, name), inner, breaks=False)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _check_texts(draft, (*path, index), inner, breaks=False)
-
-
 def _schedule(
-    draft: Draft, sound: Mapping[str, Any], spread: timedelta, seed: str, local_timezone: str
+    draft: Draft, sound: Mapping[str, Data], spread: timedelta, seed: str, local_timezone: str
 ) -> Schedule | None:
     """The schedule in its time zone; a zone without a schedule is checked too."""
     written = sound.get("schedule")
@@ -197,7 +116,7 @@ def _schedule(
     return None if written is None else schedule
 
 
-def _check_together(draft: Draft, sound: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+def _check_together(draft: Draft, sound: Mapping[str, Data], fields: Mapping[str, Data]) -> None:
     """Keys that need or exclude one another."""
     values = draft.values
     if "command" not in values and "script" not in values:
@@ -234,7 +153,7 @@ def _check_together(draft: Draft, sound: Mapping[str, Any], fields: Mapping[str,
         )
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: Data) -> list[Data]:
     """One or a list, as a list."""
     return value if isinstance(value, list) else [value]
 
@@ -243,11 +162,11 @@ def _item_paths(path: Path, value: object) -> list[Path]:
     return [(*path, index) for index in range(len(value))] if isinstance(value, list) else [path]
 
 
-def _each(draft: Draft, path: Path, value: Any, parse: Callable[..., T], **options: Any) -> tuple[T, ...]:
+def _each(draft: Draft, path: Path, value: Data, parse: Callable[[Data], T]) -> tuple[T, ...]:
     """What `parse` makes of one value or of every item of a list."""
     places = _item_paths(path, value)
     wanted = [(place, item) for place, item in zip(places, _listed(value), strict=True) if item is not None]
-    results = [draft.read(place, parse, item, **options) for place, item in wanted]
+    results = [draft.read(place, parse, item) for place, item in wanted]
     return tuple(result for result in results if result is not None)
 
 
@@ -259,7 +178,7 @@ def _description(_draft: Draft, _path: Path, value: str) -> str:
     return " ".join(value.split())
 
 
-def _command(draft: Draft, path: Path, value: Any) -> tuple[str, ...] | None:
+def _command(draft: Draft, path: Path, value: Data) -> tuple[str, ...] | None:
     if isinstance(value, list):
         words: tuple[str, ...] | None = tuple(draft.written((*path, index), item) for index, item in enumerate(value))
     else:
@@ -272,7 +191,7 @@ def _command(draft: Draft, path: Path, value: Any) -> tuple[str, ...] | None:
     return words
 
 
-def _account(draft: Draft, path: Path, value: Any) -> str | None:
+def _account(draft: Draft, path: Path, value: Data) -> str | None:
     name = str(int(value)) if not isinstance(value, str) else value
     if name.isdigit() and (int(name) > _LARGEST_ID or int(name) in _RESERVED_IDS):
         draft.refuse(path, f"{label(path)} {name} is an id the system reserves", "use the name, or another id")
@@ -280,7 +199,7 @@ def _account(draft: Draft, path: Path, value: Any) -> str | None:
     return name
 
 
-def _duration(draft: Draft, path: Path, value: Any) -> timedelta | None:
+def _duration(draft: Draft, path: Path, value: Data) -> timedelta | None:
     return None if value is None else draft.read(path, parse_duration, value)
 
 
@@ -288,20 +207,15 @@ def _path(draft: Draft, path: Path, value: str | None) -> str | None:
     return None if value is None else draft.read(path, check_path, value)
 
 
-def _environment(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _environment(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[tuple[str, str], ...]:
     return tuple((name, draft.written((*path, name), inner)) for name, inner in value.items())
 
 
-def _environment_file(draft: Draft, path: Path, value: Any) -> tuple[str, ...]:
-    return _each(draft, path, value, _optional_path)
+def _environment_file(draft: Draft, path: Path, value: Data) -> tuple[str, ...]:
+    return _each(draft, path, value, check_optional_path)
 
 
-def _optional_path(text: str) -> str:
-    check_path(text.removeprefix("-"))
-    return text
-
-
-def _credentials(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Credential, ...]:
+def _credentials(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[Credential, ...]:
     found = []
     for name, inner in value.items():
         encrypted = isinstance(inner, dict)
@@ -311,7 +225,7 @@ def _credentials(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Crede
     return tuple(found)
 
 
-def _interpreter(draft: Draft, path: Path, value: Any) -> Interpreter | None:
+def _interpreter(draft: Draft, path: Path, value: Data) -> Interpreter | None:
     if isinstance(value, dict):
         venv = _path(draft, (*path, "venv"), value.get("venv"))
         return Interpreter(venv=venv) if venv is not None else None
@@ -321,7 +235,7 @@ def _interpreter(draft: Draft, path: Path, value: Any) -> Interpreter | None:
     return Interpreter(program=value)
 
 
-def _retry(draft: Draft, path: Path, value: Any) -> Retry | None:
+def _retry(draft: Draft, path: Path, value: Data) -> Retry | None:
     if not isinstance(value, dict):
         delay = _duration(draft, path, value)
         return Retry(delay) if delay is not None else None
@@ -337,19 +251,19 @@ def _retry(draft: Draft, path: Path, value: Any) -> Retry | None:
     return Retry(delay, int(value.get("attempts", 3)), float(value.get("backoff", 1)), longest, codes)
 
 
-def _success_exit(_draft: Draft, _path: Path, value: Any) -> tuple[int | str, ...]:
+def _success_exit(_draft: Draft, _path: Path, value: Data) -> tuple[int | str, ...]:
     codes = (code if isinstance(code, str) else int(code) for code in _listed(value) if code is not None)
     return tuple(dict.fromkeys(codes))
 
 
-def _when(draft: Draft, path: Path, value: dict[str, Any]) -> When:
-    def paths(key: str, *, normal: bool = False) -> tuple[str, ...]:
-        return _each(draft, (*path, key), value[key], check_path, normal=normal) if key in value else ()
+def _when(draft: Draft, path: Path, value: dict[str, Data]) -> When:
+    def paths(key: str, check: Callable[[str], str] = check_path) -> tuple[str, ...]:
+        return _each(draft, (*path, key), value.get(key, []), check)
 
     return When(
         network=value.get("network", False),
         units=tuple(_listed(value.get("units", []))),
-        mounts=paths("mounts", normal=True),
+        mounts=paths("mounts", check_mount),
         path_exists=paths("path_exists"),
         path_missing=paths("path_missing"),
         ac_power=value.get("ac_power", False),
@@ -359,11 +273,11 @@ def _when(draft: Draft, path: Path, value: dict[str, Any]) -> When:
     )
 
 
-def _priority(_draft: Draft, _path: Path, value: dict[str, Any]) -> Priority:
+def _priority(_draft: Draft, _path: Path, value: dict[str, Data]) -> Priority:
     return Priority(nice=_whole(value.get("nice")), io=value.get("io"), cpu_weight=_whole(value.get("cpu_weight")))
 
 
-def _limits(draft: Draft, path: Path, value: dict[str, Any]) -> Limits:
+def _limits(draft: Draft, path: Path, value: dict[str, Data]) -> Limits:
     cpu = value.get("cpu")
     return Limits(
         memory=draft.read((*path, "memory"), parse_size, value["memory"]) if "memory" in value else None,
@@ -373,12 +287,12 @@ def _limits(draft: Draft, path: Path, value: dict[str, Any]) -> Limits:
     )
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: Data) -> int | None:
     """By JSON Schema 4.0 is an integer too."""
     return None if value is None else int(value)
 
 
-def _output(draft: Draft, path: Path, value: dict[str, Any]) -> None:
+def _output(draft: Draft, path: Path, value: dict[str, Data]) -> None:
     if "keep" in value:
         draft.read((*path, "keep"), parse_size, value["keep"])
     _each(draft, (*path, "redact"), value.get("redact", []), _expression)
@@ -395,11 +309,11 @@ def _expression(text: str) -> re.Pattern[str]:
         ) from error
 
 
-def _systemd(draft: Draft, path: Path, value: dict[str, Any]) -> Passthrough:
+def _systemd(draft: Draft, path: Path, value: dict[str, Data]) -> Passthrough:
     return Passthrough(**{section: _directives(draft, (*path, section), value[section]) for section in value})
 
 
-def _directives(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Directive, ...]:
+def _directives(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[Directive, ...]:
     found = []
     for name, inner in value.items():
         place = (*path, name)
@@ -421,7 +335,7 @@ def _directives(draft: Draft, path: Path, value: dict[str, Any]) -> tuple[Direct
     return tuple(found)
 
 
-_READERS: dict[str, Callable[[Draft, Path, Any], Any]] = {
+_READERS: dict[str, Callable[[Draft, Path, Data], Data]] = {
     "accuracy": _duration,
     "command": _command,
     "credentials": _credentials,

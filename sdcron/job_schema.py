@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from sdcron.schema_check import compile_check
+from sdcron.schema_check import Check, compile_check
 from sdcron.yaml_nodes import Finding, Path, printable
 
 if TYPE_CHECKING:
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 # What people write who come from crontab, unit files or other schedulers.
 _OTHER_NAMES = {
-    "after_job": "after", "args": "command", "at": "schedule", "calendar": "schedule", "cmd": "command", "cpus": "limits",
-    "cron": "schedule", "cwd": "directory", "depends_on": "needs", "disabled": "enabled", "env": "environment",
+    "after_job": "after", "args": "command", "at": "schedule", "calendar": "schedule", "cmd": "command",
+    "cpus": "limits", "cron": "schedule", "cwd": "directory", "depends_on": "needs", "disabled": "enabled", "env": "environment",
     "env_file": "environment_file", "every": "schedule", "exec": "command", "interval": "schedule", "jitter": "spread",
     "memory": "limits", "nice": "priority", "on_failure": "notify", "random_delay": "spread", "retries": "retry",
     "run": "command", "run_as": "user", "secrets": "credentials", "shell": "script", "tz": "timezone", "uid": "user",
     "venv": "interpreter", "when_missed": "missed", "workdir": "directory", "working_directory": "directory",
 }  # fmt: skip
 _SHORT = 60
+_Validator = Any  # jsonschema.Draft202012Validator
+_SchemaError = Any  # jsonschema.ValidationError, which comes without types
 
 
 def schema_text() -> str:
@@ -44,13 +46,13 @@ def schema() -> dict[str, Any]:
 
 
 @cache
-def _check() -> Any:
+def _check() -> Check:
     return compile_check(schema())
 
 
 @cache
-def _validator() -> Any:
-    import jsonschema  # type: ignore[import-untyped,unused-ignore]  # no types in any packaged version
+def _validator() -> _Validator:
+    import jsonschema
 
     return jsonschema.Draft202012Validator(schema())
 
@@ -108,7 +110,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{other}'?" if other in names else ""
 
 
-def _explain(error: Any) -> Iterator[Finding]:
+def _explain(error: _SchemaError) -> Iterator[Finding]:
     """The findings of one error of jsonschema."""
     keyword, value, path = error.validator, error.instance, tuple(error.absolute_path)
     if keyword == "anyOf":
@@ -145,9 +147,9 @@ def _must_be(path: Path, title: str, value: object) -> str:
     return f"{label(path)} must be {title}, not {show(value)}"
 
 
-def _explain_branches(error: Any, path: Path) -> Iterator[Finding]:
+def _explain_branches(error: _SchemaError, path: Path) -> Iterator[Finding]:
     """An anyOf, whose branches differ in type: the one of the value's type says what is wrong, or none fits."""
-    by_branch: dict[int, list[Any]] = {}
+    by_branch: dict[int, list[_SchemaError]] = {}
     for inner in error.context:
         by_branch.setdefault(inner.schema_path[0], []).append(inner)
     for errors in by_branch.values():
@@ -161,7 +163,7 @@ def _explain_branches(error: Any, path: Path) -> Iterator[Finding]:
         yield Finding(path, _must_be(path, _title(error), error.instance), _hint(error))
 
 
-def _title(error: Any) -> str:
+def _title(error: _SchemaError) -> str:
     """The noun phrase of what was expected: of the failed schema, or of the next one around it."""
     while error is not None:
         title = error.schema.get("title") if isinstance(error.schema, dict) else None
@@ -171,7 +173,7 @@ def _title(error: Any) -> str:
     return "something else"
 
 
-def _hint(error: Any) -> str:
+def _hint(error: _SchemaError) -> str:
     """Quotes where a text was meant and YAML saw something else, an example otherwise."""
     value = error.instance
     if isinstance(value, (bool, int, float)) and _takes_text(error, _inline(value)):
@@ -179,7 +181,7 @@ def _hint(error: Any) -> str:
     return _example(error)
 
 
-def _takes_text(error: Any, text: str) -> bool:
+def _takes_text(error: _SchemaError, text: str) -> bool:
     """Whether the value would be right as a text."""
     branches = error.validator_value if error.validator == "anyOf" else [error.schema]
     return any(
@@ -188,7 +190,7 @@ def _takes_text(error: Any, text: str) -> bool:
     )
 
 
-def _example(error: Any) -> str:
+def _example(error: _SchemaError) -> str:
     """`for example: key: value`, from the innermost schema around the error that has examples."""
     here: Any = schema()
     key, examples = "", []

@@ -29,8 +29,8 @@ _BINARY = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40
 _NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(
     chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
 )
-_NOT_ENCODABLE = re.compile(f"[\0{_NONCHARACTERS}]")
-_NOT_IN_A_UNIT = re.compile(f"[\0\n\r{_NONCHARACTERS}]")
+_NOT_ACCEPTED = re.compile(f"[\0{_NONCHARACTERS}]")
+_BREAK = re.compile("[\n\r]")
 _OPERATOR = re.compile(r"(?:\|\|?|&&?|;;?|(?:[0-9]*[<>]|&>|.*;\Z).*)\Z", re.DOTALL)
 _EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
 
@@ -77,35 +77,50 @@ def parse_size(value: int | float | str) -> int:
     return size
 
 
-def check_path(path: str, *, normal: bool = False) -> str:
-    """An absolute path that a unit can carry; `normal` refuses `.` and `..`, as RequiresMountsFor= does."""
+def check_path(path: str) -> str:
+    """An absolute path that a unit can carry."""
     if not path.startswith("/"):
         raise RefusedValueError("must be an absolute path", "start the path with '/'")
     if path != path.strip():
-        raise RefusedValueError(
-            "ends with a blank, which a unit file cannot express", "remove the blank, or rename the file"
-        )
+        hint = "remove the blank, or rename the file"
+        raise RefusedValueError("ends with a blank, which a unit file cannot express", hint)
     if path.endswith("\\"):
-        raise RefusedValueError(
-            "ends with a backslash, which a unit file cannot express", "remove the backslash, or rename the file"
-        )
+        hint = "remove the backslash, or rename the file"
+        raise RefusedValueError("ends with a backslash, which a unit file cannot express", hint)
     if len(path.encode("utf-8", "replace")) > _LONGEST_PATH:
         raise RefusedValueError(f"is longer than {_LONGEST_PATH} bytes", "use a shorter path")
-    if normal and {".", ".."} & set(path.split("/")):
+    return path
+
+
+def check_mount(path: str) -> str:
+    """An absolute path without `.` and `..`, which RequiresMountsFor= refuses."""
+    if {".", ".."} & set(check_path(path).split("/")):
         raise RefusedValueError("has '.' or '..' in its path", "write the path without them")
     return path
 
 
-def check_text(text: str, *, breaks: bool = False) -> str:
-    """A text that can stand in a unit file; `breaks` allows line breaks, for texts that are taken apart first."""
-    found = (_NOT_ENCODABLE if breaks else _NOT_IN_A_UNIT).search(text)
-    if found is None:
-        return text
-    character = found.group()
-    if character in "\n\r":
+def check_optional_path(text: str) -> str:
+    """A path for EnvironmentFile=, whose leading `-` says that the file may be missing."""
+    check_path(text.removeprefix("-"))
+    return text
+
+
+def check_text(text: str) -> str:
+    """A text that can stand in a unit file."""
+    found = _BREAK.search(text)
+    if found:
         hint = "write it on one line; in a block, '|' and '>' keep the last line break, '>-' does not"
         raise RefusedValueError("holds a line break, which a unit file cannot express", hint)
-    raise RefusedValueError(f"holds the character U+{ord(character):04X}, which systemd does not accept", "remove it")
+    return check_lines(text)
+
+
+def check_lines(text: str) -> str:
+    """A text of characters that systemd and the file system accept, line breaks included."""
+    found = _NOT_ACCEPTED.search(text)
+    if found:
+        name = f"U+{ord(found.group()):04X}"
+        raise RefusedValueError(f"holds the character {name}, which systemd does not accept", "remove it")
+    return text
 
 
 def split_command(text: str) -> tuple[str, ...]:

@@ -12,14 +12,15 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdcron.errors import Problem
 from sdcron.job import Job, Source
-from sdcron.job_keys import Draft, read_defaults, read_job
+from sdcron.job_draft import Draft
+from sdcron.job_keys import read_defaults, read_job
 from sdcron.job_schema import findings as schema_findings
-from sdcron.job_schema import inner_path, label, schema_text
-from sdcron.yaml_nodes import MAX_CHARACTERS, Document, Finding, decode, read_document
+from sdcron.job_schema import label, schema_text
+from sdcron.yaml_nodes import MAX_CHARACTERS, Data, Document, Finding, decode, read_document
 from sdcron.yaml_nodes import Path as NodePath
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def read_file(path: Path, context: Context) -> tuple[tuple[Job, ...], tuple[Prob
     if undecodable:
         problems = _problems(Document(text, None, []), undecodable, shown)
     else:
-        jobs, problems = _parse(text, shown, os.path.join(os.path.realpath(path.parent), path.name), context)
+        jobs, problems = _parse(text, shown, str(Path(os.path.realpath(path.parent)) / path.name), context)
     return (() if insecure else jobs), (*insecure, *problems)
 
 
@@ -75,7 +76,7 @@ def parse_text(text: str, path: str, context: Context) -> tuple[tuple[Job, ...],
 
 
 def locate_key(path: str, job_name: str, key: str) -> tuple[int, int, str]:
-    """Line, column and source line of a job's key, or of the job's `defaults`; zeros when it cannot be found (again)."""
+    """Line, column and source line of a job's key, its own or inherited; zeros when it cannot be found (again)."""
     try:
         document = read_document(decode(Path(path).read_bytes())[0])
     except OSError:
@@ -115,7 +116,7 @@ def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[
 
 def _single(
     document: Document,
-    data: dict[str, Any],
+    data: dict[str, Data],
     source: str,
     context: Context,
     refused: frozenset[NodePath],
@@ -136,7 +137,7 @@ def _single(
 
 def _several(
     document: Document,
-    data: dict[str, Any],
+    data: dict[str, Data],
     source: str,
     context: Context,
     refused: frozenset[NodePath],
@@ -173,7 +174,7 @@ def _several(
 
 
 def _merge(
-    name: str, document: Document, own: dict[str, Any], defaults: dict[str, Any], refused: frozenset[NodePath]
+    name: str, document: Document, own: dict[str, Data], defaults: dict[str, Data], refused: frozenset[NodePath]
 ) -> Draft:
     """A job with the defaults it inherits: its keys replace theirs, but environments merge.
 
@@ -202,7 +203,7 @@ def _finish(draft: Draft, source: Source, context: Context, found: list[Finding]
 
 def _problems(document: Document, found: Iterable[Finding], shown: str) -> tuple[Problem, ...]:
     """Findings as problems, in the order of the file, each once."""
-    problems = {}
+    problems: dict[Problem, None] = {}
     for finding in found:
         line, column = document.locate(finding)
         key = label(finding.path).rpartition("'")[0].partition("'")[2] if finding.path else ""
@@ -224,18 +225,18 @@ def _read_bytes(path: Path, context: Context) -> tuple[bytes, list[Problem]]:
 
 
 def _insecure(path: Path, status: os.stat_result) -> list[Problem]:
-    """Others who may write to the file or to its directory, those of a symlink's target included; crontab(5) refuses them too."""
+    """Others who may write to the file or its directory, to a symlink's target included; crontab(5) refuses them too."""
     problems = [_writable(str(path), status, "this file")]
     directories = {os.path.realpath(path.parent): str(path.parent)}
-    real = os.path.dirname(os.path.realpath(path))
+    real = str(path.resolve().parent)
     directories.setdefault(real, real)
-    problems += [_writable(shown, os.stat(shown), "this directory") for shown in directories.values()]
+    problems += [_writable(shown, Path(shown).stat(), "this directory") for shown in directories.values()]
     return [problem for problem in problems if problem is not None]
 
 
 def others_may_write(path: str) -> bool:
     """Whether anybody but root and the caller may write to a file or directory."""
-    return _writable(path, os.stat(path), "") is not None
+    return _writable(path, Path(path).stat(), "") is not None
 
 
 def _writable(shown: str, status: os.stat_result, what: str) -> Problem | None:

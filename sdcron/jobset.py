@@ -40,7 +40,7 @@ class JobPaths:
 
 
 def find_files(paths: Sequence[Path]) -> JobPaths:
-    """A directory is its `*.yaml` and `*.yml`, neither hidden ones nor deeper ones. Raises UsageError for no such path."""
+    """A directory is its `*.yaml` and `*.yml`, not hidden, not deeper ones. Raises UsageError for no such path."""
     directories: dict[str, None] = {}
     files: dict[str, None] = {}
     chosen: dict[str, Path] = {}
@@ -49,7 +49,7 @@ def find_files(paths: Sequence[Path]) -> JobPaths:
         (directories if is_directory else files)[os.path.realpath(path)] = None
         parent = os.path.realpath(path if is_directory else path.parent)
         for file in found:
-            chosen.setdefault(os.path.join(parent, file.name), file)
+            chosen.setdefault(f"{parent.rstrip('/')}/{file.name}", file)
     return JobPaths(chosen, tuple(directories), tuple(files))
 
 

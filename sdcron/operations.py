@@ -137,10 +137,10 @@ class Desired:
 def read_desired(
     place: Place,
     paths: Sequence[Path],
-    loaded: Mapping[str, UnitState] | None,
+    timers: Mapping[str, UnitState] | None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Desired:
-    """Read and compile what has changed since the last apply. Raises JobFileError, UsageError."""
+    """Read and compile what has changed since the last apply; `timers` are the active ones. Raises JobFileError, UsageError."""
     from sdcron import __version__, record
     from sdcron.jobset import find_files, read_files
     from sdcron.units import FORMAT
@@ -151,7 +151,7 @@ def read_desired(
         place.paths, __version__, str(FORMAT), context.local_timezone, context.machine_id, str(context.root_owned_only)
     )
     known = record.load(place.paths, key)
-    skip = record.unchanged(place.paths, known, found.chosen, loaded) if _trusted(found, context) else {}
+    skip = record.unchanged(place.paths, known, found.chosen, timers) if _trusted(found, context) else {}
     looks = {path: record.look(path) for path in found.chosen if path not in skip}
     jobs = read_files(found, context, skip=skip, progress=progress)
     compiled = compile_jobs(place, jobs)
@@ -169,16 +169,16 @@ def _trusted(found: JobPaths, context: Context) -> bool:
 
 
 def plan_jobs(
-    place: Place, desired: Desired, loaded: Mapping[str, UnitState] | None, *, prune: bool
+    place: Place, desired: Desired, timers: Mapping[str, UnitState] | None, *, prune: bool
 ) -> Plan:
-    """What applying these jobs would change now."""
+    """What applying these jobs would change now; `timers` are the active ones, None where no systemd runs."""
     from sdcron.installed import read_installed
     from sdcron.plan import make_plan
 
     return make_plan(
         desired.compiled,
         read_installed(place.paths, skip=desired.same_units),
-        loaded,
+        timers,
         directories=frozenset(desired.found.directories),
         files=frozenset(desired.found.files),
         same=desired.same,

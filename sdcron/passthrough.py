@@ -5,7 +5,10 @@ A directive that sdcron writes itself is refused with the key to use, so that no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _READ_BY_SDCRON = "sdcron finds a run's output in the journal by it; it cannot be changed"
 _FIXED = "sdcron relies on its own setting; it cannot be changed"

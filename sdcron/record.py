@@ -52,6 +52,8 @@ class Record:
     """All of one scope. `key` names all else that what is compiled depends on: version, zone, machine."""
 
     key: str
+    text: str = ""
+    """The file as it was read."""
     sources: dict[str, Source] = field(default_factory=dict)
     jobs: dict[str, Applied] = field(default_factory=dict)
 
@@ -74,11 +76,13 @@ def look(path: Path | str) -> Look | None:
 def load(paths: Paths, key: str) -> Record:
     """The record of the last apply, empty if there is none that fits."""
     try:
-        data = json.loads(_path(paths).read_text(encoding="utf-8"))
+        text = _path(paths).read_text(encoding="utf-8")
+        data = json.loads(text)
         if data["key"] != key:
             return Record(key)
         return Record(
             key,
+            text,
             {path: Source(*entry) for path, entry in data["sources"].items()},
             {name: Applied(*entry) for name, entry in data["jobs"].items()},
         )
@@ -108,7 +112,6 @@ def save(
 
     Nothing is written if nothing differs.
     """
-    before = _as_json(record)
     now = time.time_ns()
     by_source: dict[str, list[CompiledJob]] = {}
     for job in compiled:
@@ -124,7 +127,7 @@ def save(
     kept = {name for source in record.sources.values() for name in source.jobs}
     record.jobs = {name: job for name, job in record.jobs.items() if name in kept}
     after = _as_json(record)
-    if after != before:
+    if after != record.text:
         files.write(_path(paths), after, 0o600)
 
 

@@ -13,14 +13,17 @@ from typing import Any
 
 import yaml
 
+from sdcron.yaml_syntax import LINE_BREAK, explain
+
 Path = tuple["str | int", ...]
+Data = Any
+"""What YAML holds: of no type before the schema has seen it."""
 
 MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 40
 MAX_VALUES = 200_000
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is 20 times faster, where it was built
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4, as libyaml counts lines
 _NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset({"true", "True", "TRUE"})
@@ -78,7 +81,7 @@ class Document:
     @cached_property
     def lines(self) -> list[str]:
         """The lines of the text, without their ends."""
-        return _LINE_BREAK.split(self.text)
+        return LINE_BREAK.split(self.text)
 
     def node(self, path: Path) -> Node | None:
         """The node at `path`, or the deepest that exists on the way there."""
@@ -144,7 +147,7 @@ def decode(data: bytes) -> tuple[str, tuple[Finding, ...]]:
     try:
         return data.decode("utf-8").removeprefix("\ufeff"), ()
     except UnicodeDecodeError as error:
-        before = _LINE_BREAK.split(data[: error.start].decode("utf-8"))
+        before = LINE_BREAK.split(data[: error.start].decode("utf-8"))
         hint = "save the file as UTF-8"
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             hint = "the file looks like UTF-16; " + hint
@@ -161,7 +164,7 @@ def read_document(text: str) -> Document:
         )
     odd = _NOT_YAML.search(text)
     if odd:
-        before = _LINE_BREAK.split(text[: odd.start()])
+        before = LINE_BREAK.split(text[: odd.start()])
         name = f"U+{ord(odd.group()):04X}"
         message = f"the character {name} may not appear in a job file"
         mark = (len(before), len(before[-1]) + 1)
@@ -173,10 +176,9 @@ def read_document(text: str) -> Document:
         composer.run(_LOADER(text))
     except _Stop:
         return Document(text, None, composer.findings)
-    except yaml.MarkedYAMLError as error:
-        return Document(text, None, [*composer.findings, _syntax_finding(error, text)])
     except yaml.YAMLError as error:
-        return Document(text, None, [*composer.findings, Finding((), f"not YAML: {_first_line(str(error))}")])
+        message, hint, mark = explain(error, text)
+        return Document(text, None, [*composer.findings, Finding((), message, hint, mark=mark)])
     return Document(text, composer.root, composer.findings)
 
 
@@ -325,109 +327,3 @@ class _Composer:
     def _stop(self, event: Any, message: str, hint: str = "") -> None:
         self._report(event, message, hint)
         raise _Stop
-
-
-QUOTE = "put the text in quotes"
-
-# libyaml's and PyYAML's words for what people really get wrong -> ours. First match wins.
-_SYNTAX: tuple[tuple[str, str, str], ...] = (
-    ("'\\t'", "a tab is used where only spaces may stand", "indent with spaces"),
-    (
-        "mapping values are not allowed",
-        "a ':' with a blank after it starts a second value on this line",
-        'quote the text: key: "a: b"',
-    ),
-    (
-        "could not find expected ':'",
-        "a ':' is missing after a key here, or the text above goes on at the wrong indentation",
-        "write `key: value`",
-    ),
-    (
-        "did not find expected key",
-        "this line does not fit the indentation or the quotes above it",
-        "align it with the keys above, and quote texts with quotes inside",
-    ),
-    (
-        "expected <block end>",
-        "this line does not fit the indentation or the quotes above it",
-        "align it with the keys above, and quote texts with quotes inside",
-    ),
-    (
-        "did not find expected '-' indicator",
-        "this line does not fit the list above it",
-        "start every item with '- ' at the same indentation",
-    ),
-    ("did not find expected ',' or '}'", "a ',' or '}}' is missing", "close the map that '{' opened"),
-    ("expected ',' or '}'", "a ',' or '}}' is missing", "close the map that '{' opened"),
-    ("did not find expected ',' or ']'", "a ',' or ']' is missing", "close the list that '[' opened"),
-    ("expected ',' or ']'", "a ',' or ']' is missing", "close the list that '[' opened"),
-    (
-        "block sequence entries are not allowed",
-        "a list may not start here",
-        "put '- ' on a line of its own below the key",
-    ),
-    ("unexpected end of stream", "a quote that was opened is not closed", "close it, or remove it"),
-    ("document separator", "a quote that was opened is not closed", "close it, or remove it"),
-    ("cannot start any token", "a value may not start with {character}", QUOTE),
-    (
-        "unknown escape",
-        "this escape does not exist",
-        "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'",
-    ),
-    (
-        "hexdecimal number",
-        "this escape does not exist",
-        "in \"double quotes\" write \\\\ for one backslash, or use 'single quotes'",
-    ),
-    ("invalid Unicode character", "this escape is not a Unicode character", "remove it"),
-    ("alphabetic or numeric", "a value may not start with {character}", QUOTE),
-    ("alphabetic or numberic", "a value may not start with {character}", QUOTE),
-    ("undefined tag handle", "a '!' here starts a tag", "quote a text that starts with '!'"),
-    ("while scanning a tag", "a '!' here starts a tag", "quote a text that starts with '!'"),
-    ("did not find expected node content", "a value is missing here", "write a value, or quote the text"),
-    ("expected the node content", "a value is missing here", "write a value, or quote the text"),
-    ("did not find expected <document start>", "the text goes on after the end of the value", "quote the whole text"),
-    ("expected '<document start>'", "the text goes on after the end of the value", "quote the whole text"),
-    (
-        "expected comment or line break",
-        "only a comment may follow '|' or '>' on the same line",
-        "start the text on the next line",
-    ),
-    (
-        "expected a comment or a line break",
-        "only a comment may follow '|' or '>' on the same line",
-        "start the text on the next line",
-    ),
-    ("incompatible YAML document", "only YAML 1.2 and 1.1 can be read", "remove the %YAML line"),
-)
-
-
-def _syntax_finding(error: Any, text: str) -> Finding:
-    mark = error.problem_mark or error.context_mark
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    words = f"{error.context or ''} {error.problem or ''}"
-    lines = _LINE_BREAK.split(text)
-    if error.context and "alias" in error.context or error.context and "anchor" in error.context:
-        line, column = error.context_mark.line + 1, error.context_mark.column + 1
-    at_tab = mark is not None and line <= len(lines) and lines[line - 1][column - 1 : column] == "\t"
-    for sign, message, hint in _SYNTAX:
-        if sign in words or (at_tab and sign == "'\\t'"):
-            break
-    else:
-        message, hint = (
-            "not YAML: " + _first_line(error.problem or str(error)).replace("{", "{{").replace("}", "}}"),
-            "",
-        )
-    if "is not closed" in message and error.context_mark:
-        line, column = error.context_mark.line + 1, error.context_mark.column + 1
-    character = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
-    if "value is missing" in message and not character:
-        message, hint = "the file ends inside a '[' or '{'", "close it"
-    if hint == QUOTE and character:
-        value = lines[line - 1][column - 1 :].partition(" #")[0].rstrip()
-        hint += ": " + (f"'{value}'" if '"' in value or "\\" in value else f'"{value}"')
-    return Finding((), message.format(character=repr(character)), hint, mark=(line, column))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]

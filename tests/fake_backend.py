@@ -60,6 +60,14 @@ class FakeBackend:
             for name, unit in self.memory.items()
         }
 
+    def active_timers(self) -> Mapping[str, UnitState]:
+        """The timers among them that are active."""
+        return {
+            name: state
+            for name, state in self.loaded().items()
+            if name.endswith(".timer") and state.active == "active"
+        }
+
     def is_loaded(self, name: str) -> bool:
         """Whether it is in memory."""
         return name in self.memory

@@ -311,12 +311,18 @@ calendars = st.one_of(
 
 
 def _ended(text: str) -> str:
-    """The text with an end for the open steps of minutes and seconds.
+    """The text with an end for its open steps.
 
-    systemd (252 to 262) skips the first run after midnight of an open one: from 23:59, *:0/50 goes to 00:50.
+    systemd (252 to 262) can skip a run where two units overflow: from 23:59:59, *:0/50 goes to 00:50, not 00:00.
     """
-    hours, colon, rest = text.partition(":")
-    return hours + colon + re.sub(r"(?<![.\d])(\d+)/", r"\1..59/", rest)
+    words = text.split()
+    for place, word in enumerate(words):
+        sign = ":" if ":" in word else "-"
+        ends = {":": ["23", "59", "59"], "-": ["12", "31"] if word.count("-") == 1 else ["2199", "12", "31"]}[sign]
+        if "~" not in word and word[0] in "*0123456789":
+            parts = zip(word.split(sign), ends, strict=False)
+            words[place] = sign.join(re.sub(r"(?<![.\d])(\d+)/", rf"\1..{end}/", part) for part, end in parts)
+    return " ".join(words)
 
 
 @settings(differential, max_examples=EXAMPLES * 5)
@@ -330,13 +336,16 @@ def test_a_calendar_expression_means_what_systemd_reads_in_it(text: str) -> None
         timeout=60,
         check=False,
     )
-    never = "elapse: never" in shown.stdout and "20" not in text
-    accepted = shown.returncode == 0 and not never
     try:
         schedule = parse_schedule(text)
     except ScheduleMistakes as error:
-        assert not accepted, f"systemd accepts {text}: {error}"
+        if "never run" in str(error):
+            assert _analyze((text,), "UTC", 0) == [[]], f"systemd runs {text}: {error}"
+        else:
+            assert shown.returncode, f"systemd accepts {text}: {error}"
         return
+    if shown.returncode and "~" in text and "," in text:
+        return  # systemd refuses lists of days from the end that reach far; sdcron writes them as several lines
     assert shown.returncode == 0, f"systemd refuses {text}: {shown.stderr}"
     elapsed = _analyze((_ended(text),), "UTC", _instant(START) - 1, 25)[0]
     if not elapsed:

@@ -33,6 +33,9 @@ class Backend(Protocol):
     def loaded(self) -> Mapping[str, UnitState]:
         """All units named `sdcron-…` that the manager has in memory."""
 
+    def active_timers(self) -> Mapping[str, UnitState]:
+        """Those of them that are timers and active: a fraction of all, and all that an apply must know."""
+
     def is_loaded(self, name: str) -> bool:
         """Whether the manager has this unit in memory, and so an old text of it."""
 

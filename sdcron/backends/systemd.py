@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcron.backends import UnitState
@@ -39,7 +40,7 @@ class SystemdBackend:
         os.environ.setdefault("SYSTEMD_BUS_TIMEOUT", "15min")
         self._user = user
         try:
-            from pystemd.dbuslib import DBus, apply_signature, path_encode
+            from pystemd.dbuslib import DBus, DBusAddress, apply_signature, path_encode
         except ImportError as error:
             raise BackendError(
                 "the Python package pystemd is missing, which talks to systemd",
@@ -47,11 +48,12 @@ class SystemdBackend:
             ) from error
         self._encode_arguments = apply_signature
         self._encode_path = path_encode
-        self._bus = DBus(user_mode=user)
+        private = _private_socket() if user else None
+        self._bus = DBusAddress(private, peer_to_peer=True) if private else DBus(user_mode=user)
         try:
             self._bus.open()
             self._property(_PATH, _MANAGER, "Version")
-        except Exception as error:  # noqa: BLE001 - pystemd's error classes share no importable base in 0.11
+        except Exception as error:
             raise _no_systemd(user, error) from error
 
     def close(self) -> None:
@@ -75,7 +77,14 @@ class SystemdBackend:
 
     def loaded(self) -> Mapping[str, UnitState]:
         """See Backend."""
-        rows = self._manager("ListUnitsByPatterns", "asas", [[], [f"{PREFIX}*".encode()]])
+        return self._list([], f"{PREFIX}*")
+
+    def active_timers(self) -> Mapping[str, UnitState]:
+        """See Backend."""
+        return self._list([b"active"], f"{PREFIX}*.timer")
+
+    def _list(self, states: list[bytes], pattern: str) -> dict[str, UnitState]:
+        rows = self._manager("ListUnitsByPatterns", "asas", [states, [pattern.encode()]])
         return {_decode(row[0]): UnitState(_decode(row[2]), _decode(row[3]), _decode(row[4])) for row in rows or []}
 
     def is_loaded(self, name: str) -> bool:
@@ -151,7 +160,7 @@ class SystemdBackend:
         waiting = set(names)
         deadline = time.monotonic() + _SETTLE_SECONDS
         while waiting:
-            states = self.loaded() if len(waiting) > 1 else {name: self.state(name) for name in waiting}
+            states = {name: self.state(name) for name in waiting} if len(waiting) < 500 else self.loaded()
             now = {name: states.get(name, UnitState("not-found", "inactive", "dead")).active for name in waiting}
             failed = sorted(name for name, active in now.items() if active == "failed" and wanted == "active")
             if failed:
@@ -203,6 +212,19 @@ class SystemdBackend:
             flat += [(-1, None), (-1, None)]
         flat.append((-1, None))
         return flat
+
+
+def _private_socket() -> bytes | None:
+    """The D-Bus address of the user manager's own socket, which systemctl(1) uses too; None if there is none.
+
+    A server often has no session bus (Debian's dbus-user-session is only recommended), and needs none for this.
+    """
+    path = Path(os.environ.get("XDG_RUNTIME_DIR", ""), "systemd/private")
+    if not path.is_absolute() or not path.exists():
+        return None
+    # D-Bus Specification, "Server Addresses": all but these characters is written as %xx.
+    plain = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz/.*"
+    return b"unix:path=" + b"".join(bytes([byte]) if byte in plain else b"%%%02x" % byte for byte in os.fsencode(path))
 
 
 def _decode(value: bytes | str) -> str:
