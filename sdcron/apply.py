@@ -32,6 +32,8 @@ _LOCK_POLL_SECONDS = 0.05
 _UNLOAD_TRIES = 20
 _UNLOAD_SECONDS = 0.002
 _STARTED_AT_ONCE = 200
+_ASKED_ONE_BY_ONE = 500
+"""Up to so many units are asked for by name; a list of all that are in memory can be long."""
 _TICK_MARGIN_SECONDS = 2.0
 """A plain timer this close to its time is let elapse before it is stopped."""
 _TICK_LATENESS_SECONDS = 1.1
@@ -92,6 +94,8 @@ class Applier:
         self._backend = backend
         self._files = files or Files()
         self._progress = progress
+        self.recovered = False
+        """Whether `recover` found an apply that had been killed."""
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
@@ -106,6 +110,7 @@ class Applier:
                 f"see that the units in {self._paths.unit_dir} are right, then delete that file",
             ) from error
         self._restore(step)
+        self.recovered = True
         return True
 
     def carry_out(self, plan: Plan) -> None:
@@ -164,6 +169,15 @@ class Applier:
         for directory in (paths.unit_dir, paths.wants_dir, paths.script_dir, paths.state_dir):
             for path in leftovers(directory):
                 self._files.delete(path)
+
+    def _loaded(self, changes: Sequence[Change]) -> frozenset[str]:
+        """The units of these jobs that systemd has in memory."""
+        if self._backend is None:
+            return frozenset()
+        names = {name for change in changes for name in (*change.texts_before(), *change.texts_after())} - {"script"}
+        if len(names) > _ASKED_ONE_BY_ONE:
+            return frozenset(names & self._backend.loaded().keys())
+        return frozenset(name for name in names if self._backend.is_loaded(name))
 
     def _forward(self, changes: Sequence[Change], loaded: frozenset[str]) -> Step:
         step = Step()

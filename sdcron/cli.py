@@ -155,6 +155,8 @@ def apply(
         return
     progress = render.Progress()
     with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
+        if applier.recovered:
+            render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
         timers = manager.active_timers() if manager else None
         desired = operations.read_desired(place, paths, timers, progress)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
@@ -167,6 +169,8 @@ def apply(
         applier.carry_out(todo)
         operations.remember(place, desired)
     progress.end()
+    if not desired.found.chosen:
+        render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
     if json:
         render.as_json({**render.plan_json(todo), "applied": True})
         return

@@ -194,11 +194,15 @@ def next_instant(entry: Entry, instant: int) -> int | None:
         if not entry.steps and stretch.before > stretch.offset:
             low = max(low, stretch.start + stretch.before)  # the second pass of an overlap
         wall = entry.wall_from(low)
-        if wall is None:
+        turns_back = entry.steps and stretch.after < stretch.offset
+        if wall is None and not turns_back:
             return None
-        if wall - stretch.offset < stretch.end:
+        if wall is not None and wall - stretch.offset < stretch.end:
             return wall - stretch.offset
-        if not entry.steps and wall < stretch.end + stretch.after:
+        if wall is not None and not entry.steps and wall < stretch.end + stretch.after:
             return stretch.end  # in a gap
-        # Nothing matches up to `wall`: go on shortly before it.
-        instant = max(stretch.end, wall - stretch.offset - 2 * DAY) - 1
+        # Nothing matches up to `wall`: go on shortly before it. But an overlap to come turns the clock back first.
+        if wall is None or turns_back:
+            instant = stretch.end - 1
+        else:
+            instant = max(stretch.end, wall - stretch.offset - 2 * DAY) - 1

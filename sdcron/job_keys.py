@@ -41,12 +41,12 @@ from sdcron.job_values import (
 )
 from sdcron.passthrough import ADDITIVE, refusal
 from sdcron.schedule import parse_schedule
-from sdcron.yaml_nodes import Data, Path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sdcron.schedule import Schedule
+    from sdcron.yaml_nodes import Data, Path
 
 UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts", "output"})
 """Keys that validate and that this version cannot carry out; `overlap` is one too unless it is `skip`."""

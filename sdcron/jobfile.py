@@ -225,7 +225,7 @@ def _read_bytes(path: Path, context: Context) -> tuple[bytes, list[Problem]]:
 
 
 def _insecure(path: Path, status: os.stat_result) -> list[Problem]:
-    """Others who may write to the file or its directory, to a symlink's target included; crontab(5) refuses them too."""
+    """Others who may write to the file or its directory, or to a symlink's target; crontab(5) refuses them too."""
     problems = [_writable(str(path), status, "this file")]
     directories = {os.path.realpath(path.parent): str(path.parent)}
     real = str(path.resolve().parent)

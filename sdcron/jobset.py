@@ -84,21 +84,31 @@ def read_files(
     return JobSet(tuple(sorted(jobs, key=lambda job: job.name)), found.directories, found.files)
 
 
-def check_supported(jobs: Sequence[Job]) -> tuple[Problem, ...]:
-    """A problem for each key that validates and that this version cannot carry out yet, at its place in the file."""
+def check_supported(jobs: Sequence[Job], *, user: bool = False) -> tuple[Problem, ...]:
+    """A problem for each key that this version, or a `user` service manager, cannot carry out, at its place."""
     problems: dict[Problem, None] = {}
     for job in jobs:
         for key in job.unsupported:
-            line, column, source_line = locate_key(job.source.path, job.name, key)
-            what = f"key '{key}'"
-            hint = f"remove '{key}', or wait for a version that has it"
+            what, hint = f"key '{key}'", f"remove '{key}', or wait for a version that has it"
             if key == "overlap":
-                what = f"'overlap: {job.overlap.value}'"
-                hint = "only 'overlap: skip' is supported so far"
-            message = f"{what} is not supported yet"
-            problem = Problem(job.source.path, line or job.source.line, column or 1, message, key, hint, source_line)
-            problems[problem] = None
+                what, hint = f"'overlap: {job.overlap.value}'", "only 'overlap: skip' is supported so far"
+            problems[_problem_at(job, key, f"{what} is not supported yet", hint)] = None
+        if user:
+            for key in _root_keys(job):
+                message = f"'{key}' needs the machine's service manager: yours can run jobs only as you"
+                problems[_problem_at(job, key, message, f"remove '{key}', or apply as root without --user")] = None
     return tuple(problems)
+
+
+def _root_keys(job: Job) -> list[str]:
+    """The keys of a job that systemd honours for root alone (systemd.exec(5), User=; systemd.timer(5), WakeSystem=)."""
+    asked = {"user": job.user is not None, "group": job.group is not None, "when": job.when.wake}
+    return [key for key, present in asked.items() if present]
+
+
+def _problem_at(job: Job, key: str, message: str, hint: str) -> Problem:
+    line, column, source_line = locate_key(job.source.path, job.name, key)
+    return Problem(job.source.path, line or job.source.line, column or 1, message, key, hint, source_line)
 
 
 def _files(path: Path) -> tuple[list[Path], bool]:

@@ -98,7 +98,7 @@ def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
     from sdcron.units import compile_job
     from sdcron.verify import verify_units
 
-    problems = check_supported(jobs.jobs)
+    problems = check_supported(jobs.jobs, user=place.user)
     if problems:
         raise JobFileError(problems)
     script_dir = place.paths.on_machine(place.paths.script_dir)

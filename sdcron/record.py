@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,9 @@ def save(
     record.jobs = {name: job for name, job in record.jobs.items() if name in kept}
     after = _as_json(record)
     if after != record.text:
-        files.write(_path(paths), after, 0o600)
+        # What is applied is applied; without the record the next apply is only slower.
+        with suppress(OSError):
+            files.write(_path(paths), after, 0o600)
 
 
 def _path(paths: Paths) -> Path:

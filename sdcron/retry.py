@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sdcron.job import Job, Retry
 
 # The handler gets MONITOR_* from systemd (systemd.exec(5)). A retry timer that was stopped before it elapsed has no
-# last trigger: its wait was superseded by a regular run, whose failure starts a new series. --job-mode=fail: arming must
-# not stop a run that has started in the meantime; a oneshot's start job lasts as long as its run.
+# last trigger: its wait was superseded by a regular run, whose failure starts a new series. --job-mode=fail: arming
+# must not stop a run that has started in the meantime; a oneshot's start job lasts as long as its run.
 _HANDLER = (
     "unit=$1 attempts=$2 codes=$3 state=$4;",
     'why="${MONITOR_SERVICE_RESULT-unknown} ${MONITOR_EXIT_STATUS-}";',
@@ -32,7 +32,9 @@ _HANDLER = (
     'case "$why" in exit-code*) ;; *) why="exit-code none ($why)";; esac;',
     'case " $codes " in *" ${why#exit-code } "*) ;; *)',
     'rm -f "$state"; echo "<4>$unit: not one of the exit statuses to retry: $why"; exit 0;; esac;; esac;',
-    'read -r n 2>/dev/null <"$state" || n=0;',
+    'read -r n run 2>/dev/null <"$state" || n=0;',
+    'if [ "$n" = stopped ]; then n=0; if [ "$run" = "${MONITOR_INVOCATION_ID-}" ]; then',
+    'rm -f "$state"; echo "<5>$unit: was stopped, no retry"; exit 0; fi; fi;',
     '[ "$n" = 0 ] || [ -n "$(SYSTEMCTL show --value --property=LastTriggerUSec "$unit:retry-$n.timer")" ] || n=0;',
     "n=$((n+1));",
     'if [ "$n" -gt "$attempts" ]; then',
@@ -41,6 +43,15 @@ _HANDLER = (
     'if SYSTEMCTL start --quiet --no-block --job-mode=fail "$unit:retry-$n.timer";',
     'then echo "<5>$unit: retry $n of $attempts is waiting";',
     'else rm -f "$state"; echo "<5>$unit: runs again already, no retry needed"; fi',
+)
+# A run's last word. A successful one forgets the series. One that is being stopped says so to the handler, because
+# systemd reports its death by SIGTERM like any other failure; what tells them apart is the stop job, which is gone a
+# moment later. PATH may be the job's own.
+_LAST_WORD = (
+    "PATH=/usr/bin:/bin; case $SERVICE_RESULT in",
+    'success|exec-condition) rm -f "$2";;',
+    '*) case "$(SYSTEMCTL list-jobs --no-legend "$1")" in *" stop "*|*restart*)',
+    'mkdir -p "${2%/*}" && echo "stopped $INVOCATION_ID" >"$2";; esac;; esac',
 )
 
 
@@ -54,17 +65,17 @@ def retry_handler_name(job_name: str) -> str:
     return f"sdcron-{job_name}:retry.service"
 
 
-def gave_up_after(job: Job) -> tuple[list[str], list[str]]:
+def gave_up_after(job: Job, scope: Scope) -> tuple[list[str], list[str]]:
     """The [Unit] and [Service] lines of a job's service that make its failures retry."""
     retry = _retry(job)
     timers = " ".join(retry_timer_name(job.name, attempt) for attempt in range(1, retry.attempts + 1))
-    state = f"%t/sdcron/retry/{job.name}"
-    forget = f"-+/bin/sh -c 'case $$SERVICE_RESULT in success|exec-condition) rm -f \"{state}\";; esac'"
+    script = escape(" ".join(_LAST_WORD).replace("SYSTEMCTL", _systemctl(scope)), Place.ARGUMENT)
+    words = f"sdcron-retry sdcron-{job.name}.service %t/sdcron/retry/{job.name}"
     unit = [f"OnFailure={retry_handler_name(job.name)}", f"Conflicts={timers}"]
-    service = [f"ExecStopPost={forget}"]
-    if job.sandbox is not Sandbox.NONE:
-        # A user manager ignores the +, so a sandboxed run must be able to write there.
-        service.append("ReadWritePaths=-%t/sdcron")
+    service = [f"ExecStopPost=-+/bin/sh -c {script} {words}"]
+    if job.sandbox is not Sandbox.NONE and scope is Scope.USER:
+        # A user manager ignores the +, so a sandboxed run must be able to write there, from the first one on.
+        service += ["RuntimeDirectory=sdcron/retry", "RuntimeDirectoryPreserve=yes"]
     return unit, service
 
 
@@ -94,10 +105,14 @@ def _retry(job: Job) -> Retry:
     return job.retry
 
 
+def _systemctl(scope: Scope) -> str:
+    return "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
+
+
 def _handler(job: Job, retry: Retry, scope: Scope, header: Sequence[str], ownership: Sequence[str]) -> str:
     codes = " ".join(str(code) for code in retry.on_exit) or "-"
     unit = f"sdcron-{job.name}"
-    systemctl = "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
+    systemctl = _systemctl(scope)
     # systemd.syntax(7): a backslash at the end of a line joins the next one with a blank, inside quotes too.
     script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl), Place.ARGUMENT)[1:-1] for step in _HANDLER)
     words = " ".join(escape(word, Place.ARGUMENT) for word in ["sdcron-retry", unit, str(retry.attempts), codes])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdcron.job import Sandbox
+from sdcron.paths import Scope
 
 _STANDARD = (
     "NoNewPrivileges=yes",
@@ -35,12 +36,22 @@ _STRICT = (
 )
 
 
-def sandbox_directives(level: Sandbox) -> tuple[str, ...]:
+# What a user never had, and what a user's manager therefore cannot take away: the run would not start.
+_SYSTEM_ONLY = frozenset({"ProtectKernelLogs=yes", "CapabilityBoundingSet="})
+
+
+def sandbox_directives(level: Sandbox, scope: Scope) -> tuple[str, ...]:
     """The [Service] lines of a level; `none` has none."""
+    directives: tuple[str, ...] = ()
     match level:
         case Sandbox.NONE:
             return ()
         case Sandbox.STANDARD:
-            return _STANDARD
+            directives = _STANDARD
         case Sandbox.STRICT:
-            return _STRICT
+            directives = _STRICT
+    if scope is Scope.SYSTEM:
+        return directives
+    # A user's manager may mount nothing but in a user namespace. systemd 252 does not make one by itself: it drops
+    # PrivateTmp=, ProtectSystem= and the like with a word at debug level only, and fails for PrivateDevices=.
+    return ("PrivateUsers=yes", *(line for line in directives if line not in _SYSTEM_ONLY))

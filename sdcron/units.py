@@ -162,10 +162,10 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         *_identity(job),
         *_environment(job),
         *_bounds(job),
-        *sandbox_directives(job.sandbox),
+        *sandbox_directives(job.sandbox, scope),
     ]
     if job.retry is not None:
-        extra_unit, extra_service = gave_up_after(job)
+        extra_unit, extra_service = gave_up_after(job, scope)
         unit += extra_unit
         service += extra_service
     # Runs are bounded by their schedule, not by a start limit, which would drop runs of a busy job.
