@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 import pytest
@@ -236,7 +236,7 @@ intervals = st.one_of(
     st.integers(1, 40).map(lambda number: f"{number}d"),
 ).map(lambda length: f"every {length}")
 clock_times = st.tuples(st.integers(0, 23), st.integers(0, 59)).map(lambda time: f"{time[0]:02d}:{time[1]:02d}")
-moments = st.tuples(st.dates(datetime(START, 1, 1).date(), datetime(START, 12, 28).date()), clock_times).map(
+moments = st.tuples(st.dates(date(START, 1, 1), date(START, 12, 28)), clock_times).map(
     lambda moment: f"{moment[0]} {moment[1]}"
 )
 own_forms = st.one_of(
