@@ -210,7 +210,8 @@ class Applier:
 
     def _plan_stamp(self, step: Step, change: Change, name: str) -> None:
         before, after = change.texts_before().get(name), change.texts_after().get(name)
-        if after is None:
+        persistent = "\nPersistent=yes\n"
+        if after is None or (before and persistent in before and persistent not in after):
             step.stamps[name] = "remove"
         elif self._backend is None and not self._stamp(name).exists():
             # The machine has never run it, and shall not begin with a catch-up when it boots.

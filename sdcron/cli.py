@@ -161,7 +161,7 @@ def apply(
         desired = operations.read_desired(place, paths, timers, progress)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
         removed = [change.name for change in todo.changes if change.action == "remove"]
-        if removed and not yes and not json and render.is_terminal(sys.stdin):
+        if removed and not yes and not json and sys.stdin.isatty():
             progress.end()
             render.plan(todo, diffs=False)
             if not typer.confirm(f"Remove {', '.join(removed)}?"):

@@ -25,8 +25,8 @@ _SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at it."""
-    return stream.isatty()
+    """Whether a person looks at it; FORCE_COLOR (force-color.org) says so of a pipe."""
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def paint(text: str, colour: str, stream: TextIO) -> str:

@@ -88,6 +88,7 @@ def retry_units(job: Job, scope: Scope, header: Sequence[str], ownership: Sequen
             "[Unit]",
             f"Description=Retry {attempt} of {retry.attempts} of sdcron job {job.name}",
             *header,
+            "StartLimitIntervalSec=0",
             "",
             "[Timer]",
             f"OnActiveSec={span(delay)}",

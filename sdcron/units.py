@@ -181,6 +181,8 @@ def _timer(job: Job, directory: str, triggers: Sequence[str], conditions: Sequen
         f"Description=Schedule of {_description(job)}",
         *_header(job),
         *conditions,
+        # Several edits within seconds must not end in a timer that systemd refuses to start.
+        "StartLimitIntervalSec=0",
         "",
         "[Timer]",
         *triggers,
@@ -312,15 +314,17 @@ def _when_unit(job: Job, scope: Scope) -> list[str]:
 def _when_service(job: Job) -> list[str]:
     """Conditions that no Condition...= directive knows: as ExecCondition=, or as a wait before the start."""
     when = job.when
-    active = ["systemctl", "is-active", "--quiet"]
+    # With whole paths: PATH may be the job's own.
+    active = ["/usr/bin/systemctl", "is-active", "--quiet"]
     checks: list[list[str]] = []
     if when.network:
-        checks.append(["systemctl", "--system", "is-active", "--quiet", "network-online.target"])
+        checks.append(["/usr/bin/systemctl", "--system", "is-active", "--quiet", "network-online.target"])
     checks += [[*active, unit] for unit in when.units]
     if when.otherwise is Otherwise.WAIT:
         checks += [["test", "-e", path] for path in when.path_exists]
         checks += [["test", "!", "-e", path] for path in when.path_missing]
-        checks += [["systemd-ac-power"]] * when.ac_power
+        # It is in /usr/lib/systemd up to systemd 256 or so, and then in /usr/bin.
+        checks += [["/bin/sh", "-c", "PATH=/usr/bin:/usr/lib/systemd; systemd-ac-power"]] * when.ac_power
     if when.command:
         checks.append(list(when.command))
     if when.otherwise is Otherwise.SKIP:
@@ -328,7 +332,7 @@ def _when_service(job: Job) -> list[str]:
         shell = ["/bin/sh", "-c", '"$@" || exit 1', "when"]
         directive = "ExecCondition"
     else:
-        shell = ["/bin/sh", "-c", 'until "$@"; do sleep 5; done', "when"]
+        shell = ["/bin/sh", "-c", 'until "$@"; do /bin/sleep 5; done', "when"]
         directive = "ExecStartPre"
     return [f"{directive}=" + " ".join(escape(word, Place.ARGUMENT) for word in [*shell, *check]) for check in checks]
 

@@ -6,6 +6,7 @@ is kept; only a reload reads a kept one again. Remembers what was asked of it, a
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,7 @@ class FakeBackend:
     def boot(self) -> None:
         """Start afresh with what is wanted, as the machine does."""
         self.memory.clear()
+        shutil.rmtree(self.paths.runtime_dir, ignore_errors=True)
         self.reload()
         for name in sorted(self.wanted):
             self.memory[name].active = "active"
@@ -147,8 +149,12 @@ class FakeBackend:
         return sorted(name for name, unit in self.memory.items() if unit.text != self._read(name))
 
     def active(self) -> list[str]:
-        """Timers that are active."""
-        return sorted(name for name, unit in self.memory.items() if unit.active == "active" and name.endswith(".timer"))
+        """Timers that are active and have a time to come: one of a boot that has been has none."""
+        return sorted(
+            name
+            for name, unit in self.memory.items()
+            if unit.active == "active" and unit.text and ("\nOnCalendar=" in unit.text or "\nOnActiveSec=" in unit.text)
+        )
 
     def mutations(self) -> list[str]:
         """The calls that changed something, in order, `verb unit`."""

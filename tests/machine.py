@@ -159,7 +159,7 @@ class Machine:
         self._boots += 1
         self._console = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the machine is on
         command = [
-            *("nsenter", f"--target={self._holder_inside}", "--mount", "--root", "--pid"),
+            *("nsenter", f"--target={self._holder_inside}", "--mount", "--pid"),
             *("sh", "-c", BOOT, "boot", f"{self.name}-{self._boots}"),
             *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network"),
             *("--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe"),

@@ -66,6 +66,12 @@ class Host:
         assert marks <= {job.name for job in jobs}
 
 
+@pytest.fixture(autouse=True)
+def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of applies need not reach the disk."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     """An empty one."""
@@ -377,13 +383,9 @@ def test_a_failure_at_any_step_restores_what_was_there(tmp_path: Path, scene: st
         except OSError:
             failed += 1
             assert host.backend.active() == active, trap.steps[at - 1]
-            host.backend.wanted &= set(host.backend.memory)
-            whole_units(host, before)
-            host.backend.accidents.clear() if booted else None
-            host.holds([job for job in before if job.name != "-"]) if not booted else None
-            assert not host.paths.journal_file.exists()
-            left = {path.name: path.stat().st_mtime_ns for path in host.paths.stamp_dir.glob("*")}
-            assert set(left) == set(stamps)
+            host.holds(before)
+            left = {path.name for path in host.paths.stamp_dir.glob("*")}
+            assert left == stamps, trap.steps[at - 1]
         if len(trap.steps) < at:
             break
     assert failed > 10

@@ -1,0 +1,117 @@
+"""jobset: which files a path stands for, names over all of them, what is not supported yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdcron.errors import JobFileError, UsageError
+from sdcron.jobfile import Context
+from sdcron.jobset import check_supported, read_paths
+
+CONTEXT = Context()
+
+
+def write(directory: Path, **files: str) -> Path:
+    """Write job files NAME.yaml."""
+    directory.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (directory / f"{name}.yaml").write_text(text)
+    return directory
+
+
+def test_a_directory_is_its_yaml_files(tmp_path: Path) -> None:
+    write(tmp_path, b="command: x", a="command: x")
+    (tmp_path / "c.yml").write_text("command: x")
+    for other in (".hidden.yaml", "README.md", "d.yaml~", "e.yaml.bak", "f.YAML"):
+        (tmp_path / other).write_text("not a job: [")
+    write(tmp_path / "deeper", g="command: x")
+    jobs = read_paths([tmp_path], CONTEXT)
+    assert [job.name for job in jobs.jobs] == ["a", "b", "c"]
+    assert jobs.directories == (str(tmp_path.resolve()),)
+    assert jobs.files == ()
+
+
+def test_files_and_directories_go_together_and_each_file_is_read_once(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", a="command: x"), write(tmp_path / "two", b="command: x", c="command: x")
+    link = tmp_path / "link"
+    link.symlink_to(one)
+    jobs = read_paths([one, link, two / "b.yaml", one / "a.yaml", one / ".." / "two" / "b.yaml"], CONTEXT)
+    assert [job.name for job in jobs.jobs] == ["a", "b"]
+    assert jobs.directories == (str(one.resolve()),)
+    assert jobs.files == (str((two / "b.yaml").resolve()), str((one / "a.yaml").resolve()))
+
+
+def test_sources_are_absolute_and_problems_are_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "jobs", a="command: x")
+    monkeypatch.chdir(tmp_path)
+    assert read_paths([Path("jobs")], CONTEXT).jobs[0].source.path == str(tmp_path.resolve() / "jobs" / "a.yaml")
+    write(tmp_path / "jobs", a="command: 5")
+    with pytest.raises(JobFileError) as raised:
+        read_paths([Path("jobs")], CONTEXT)
+    assert raised.value.problems[0].path == "jobs/a.yaml"
+
+
+def test_an_empty_directory_is_an_empty_set(tmp_path: Path) -> None:
+    assert read_paths([tmp_path], CONTEXT).jobs == ()
+
+
+def test_a_path_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        read_paths([tmp_path / "nowhere"], CONTEXT)
+
+
+def test_all_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
+    write(tmp_path, a="command: 5\nuser: '%'", b="x: [", c="command: x", d="schedule: 61 * * * *\ncommand: x")
+    with pytest.raises(JobFileError) as raised:
+        read_paths([tmp_path], CONTEXT)
+    assert [Path(problem.path).stem for problem in raised.value.problems] == ["a", "a", "b", "d"]
+    assert raised.value.message == "4 problems in the job files"
+
+
+def test_names_are_unique_over_everything(tmp_path: Path) -> None:
+    write(tmp_path, a="command: x", b="# b\nname: a\ncommand: x", c="jobs:\n  d: {command: x}\n  a: {command: x}")
+    with pytest.raises(JobFileError) as raised:
+        read_paths([tmp_path], CONTEXT)
+    told = [(Path(problem.path).name, problem.line, problem.message) for problem in raised.value.problems]
+    taken = f"the job name 'a' is taken already, by {tmp_path}/a.yaml:1"
+    assert told == [("b.yaml", 2, taken), ("c.yaml", 3, taken)]
+
+
+def test_an_insecure_directory_is_told_once(tmp_path: Path) -> None:
+    write(tmp_path, a="command: x", b="command: x")
+    for path in tmp_path.iterdir():
+        path.chmod(0o644)
+    tmp_path.chmod(0o777)
+    with pytest.raises(JobFileError) as raised:
+        read_paths([tmp_path], Context(root_owned_only=True))
+    assert [problem.path for problem in raised.value.problems] == [str(tmp_path)]
+
+
+def test_what_is_not_supported_yet_is_refused_at_its_place(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a="command: x\nafter: b\noverlap: queue\n",
+        b="command: x\n",
+        c="defaults:\n  hosts: web*\njobs:\n  d:\n    command: x\n    lock: disk\n  e: {command: x}\n",
+    )
+    problems = check_supported(read_paths([tmp_path], CONTEXT).jobs)
+    told = [(Path(problem.path).name, problem.line, problem.column, problem.message) for problem in problems]
+    assert told == [
+        ("a.yaml", 2, 1, "key 'after' is not supported yet"),
+        ("a.yaml", 3, 1, "'overlap: queue' is not supported yet"),
+        ("c.yaml", 6, 5, "key 'lock' is not supported yet"),
+        ("c.yaml", 2, 3, "key 'hosts' is not supported yet"),
+    ]
+    assert problems[0].source_line == "after: b"
+    assert all(problem.hint for problem in problems)
+    assert check_supported([job for job in read_paths([tmp_path / "b.yaml"], CONTEXT).jobs]) == ()
+
+
+def test_an_unsupported_key_is_refused_even_when_its_file_is_gone(tmp_path: Path) -> None:
+    write(tmp_path, a="command: x\nafter: b\n")
+    jobs = read_paths([tmp_path], CONTEXT).jobs
+    (tmp_path / "a.yaml").unlink()
+    (problem,) = check_supported(jobs)
+    assert problem.message == "key 'after' is not supported yet"
