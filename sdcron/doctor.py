@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdcron import operations
 from sdcron.errors import JobFileError, SdcronError
 from sdcron.paths import Scope
+from sdcron.units import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +114,14 @@ def _applied(place: Place, backend: Backend | None) -> Iterator[Finding]:
     installed = operations.installed_jobs(place)
     directories = sorted({job.directory for job in installed.jobs.values()})
     drifted = False
+    for job in installed.jobs.values():
+        for name in sorted(name for name, text in job.units.items() if not is_sealed(text)):
+            drifted = True
+            yield Finding(
+                "warning",
+                f"{place.paths.unit_dir / name} was edited by hand",
+                f"the next apply writes it anew; to keep a change: systemctl edit {name}",
+            )
     for directory in directories:
         for finding in _drift(place, backend, directory):
             drifted = True

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 # What people write who come from crontab, unit files or other schedulers.
 _OTHER_NAMES = {
-    "after_job": "after", "args": "command", "at": "schedule", "calendar": "schedule", "cmd": "command", "cpus": "limits",
-    "cron": "schedule", "cwd": "directory", "depends_on": "needs", "disabled": "enabled", "env": "environment",
-    "env_file": "environment_file", "every": "schedule", "exec": "command", "interval": "schedule", "jitter": "spread",
-    "memory": "limits", "nice": "priority", "on_failure": "notify", "random_delay": "spread", "retries": "retry",
-    "run": "command", "run_as": "user", "secrets": "credentials", "shell": "script", "tz": "timezone", "uid": "user",
-    "venv": "interpreter", "when_missed": "missed", "workdir": "directory", "working_directory": "directory",
+    "after_job": "after", "args": "command", "at": "schedule", "calendar": "schedule", "cmd": "command",
+    "cpus": "limits", "cron": "schedule", "cwd": "directory", "depends_on": "needs", "disabled": "enabled",
+    "env": "environment", "env_file": "environment_file", "every": "schedule", "exec": "command",
+    "interval": "schedule", "jitter": "spread", "memory": "limits", "nice": "priority", "on_failure": "notify",
+    "random_delay": "spread", "retries": "retry", "run": "command", "run_as": "user", "secrets": "credentials",
+    "shell": "script", "tz": "timezone", "uid": "user", "venv": "interpreter", "when_missed": "missed",
+    "workdir": "directory", "working_directory": "directory",
 }  # fmt: skip
 _SHORT = 60
 _Validator = Any  # jsonschema.Draft202012Validator

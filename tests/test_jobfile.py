@@ -7,12 +7,12 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcron.errors import Problem
 from sdcron.job import (
     Credential,
     Directive,
@@ -31,6 +31,9 @@ from sdcron.job import (
 )
 from sdcron.jobfile import Context, is_job_name, parse_text, read_file, schema_text
 from sdcron.template import job_template
+
+if TYPE_CHECKING:
+    from sdcron.errors import Problem
 
 BAD = Path(__file__).parent / "bad"
 EXAMPLES = Path(__file__).parent.parent / "packaging" / "examples" / "jobs"
@@ -70,7 +73,7 @@ def jobs_by_name(text: str) -> dict[str, Job]:
 @pytest.mark.parametrize("name", sorted(path.stem for path in BAD.glob("*.yaml")))
 def test_a_bad_file_gets_exactly_these_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(BAD)
-    jobs, problems = read_file(Path(f"{name}.yaml"), CONTEXT)
+    problems = read_file(Path(f"{name}.yaml"), CONTEXT)[1]
     assert problems
     golden = BAD / f"{name}.txt"
     if RENEW_GOLDEN:
@@ -180,7 +183,8 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
          (("A", "1.10"), ("B", "0x1F"), ("C", "true"), ("D", ""), ("E", "027"), ("F", "yes"), ("G", "%h $x"))),
         ("environment_file: /etc/a", "environment_file", ("/etc/a",)),
         ("environment_file: [/etc/a, -/etc/b]", "environment_file", ("/etc/a", "-/etc/b")),
-        ("credentials: {a: /x, b: {encrypted: /y}}", "credentials", (Credential("a", "/x"), Credential("b", "/y", True))),
+        ("credentials: {a: /x, b: {encrypted: /y}}", "credentials",
+         (Credential("a", "/x"), Credential("b", "/y", True))),
         ("interpreter: python3", "interpreter", Interpreter(program="python3")),
         ("interpreter: {venv: /srv/app/venv}", "interpreter", Interpreter(venv="/srv/app/venv")),
         ("timeout: 90", "timeout", timedelta(seconds=90)),
@@ -206,11 +210,10 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
         ("limits: {memory: 1000}", "limits", Limits(memory=1000)),
         ("sandbox: strict", "sandbox", Sandbox.STRICT),
         ("enabled: false", "enabled", False),
-        ("when: {network: true, units: a.service, mounts: /b, path_exists: [/c, /d], path_missing: /e, ac_power: true,"
-         " command: test -s '/f g', else: wait, wake: true}", "when",
+        ("when: {network: true, units: a.service, mounts: /b, path_exists: [/c, /d], path_missing: /e, ac_power: true,
+  command: test -s '/f g', else: wait, wake: true}", "when",
          When(True, ("a.service",), ("/b",), ("/c", "/d"), ("/e",), True, ("test", "-s", "/f g"), Otherwise.WAIT, True)),
-        ("systemd: {unit: {Documentation: man:x}, service: {ReadWritePaths: [/a, /b], PrivateTmp: true, X: 1.50},"
-         " timer: {OnClockChange: on}}", "systemd",
+        ("systemd: {unit: {Documentation: man:x}, service: {ReadWritePaths: [/a, /b], PrivateTmp: true, X: 1.50},\n  timer: {OnClockChange: on}}", "systemd",
          Passthrough((Directive("Documentation", "man:x"),),
                      (Directive("ReadWritePaths", "/a"), Directive("ReadWritePaths", "/b"),
                       Directive("PrivateTmp", "true"), Directive("X", "1.50")),
@@ -320,7 +323,7 @@ def test_a_mistake_in_defaults_is_told_once_and_spoils_only_its_heirs() -> None:
 
 def test_defaults_that_nobody_inherits_are_checked_too() -> None:
     text = "defaults: {schedule: 61 * * * *}\njobs:\n  a: {command: x, schedule: '@daily'}\n"
-    jobs, problems = parse_text(text, "f.yaml", CONTEXT)
+    problems = parse_text(text, "f.yaml", CONTEXT)[1]
     assert [problem.message for problem in problems] == ["minute 61 is not between 0 and 59"]
 
 
@@ -362,8 +365,9 @@ def test_lines_are_counted_as_yaml_counts_them() -> None:
 
 
 def test_columns_count_characters_not_bytes() -> None:
-    (problem,) = parse_text("{description: 'größe 🙂', command: x, user: '%'}", "x.yaml", CONTEXT)[1]
-    assert problem.column == 43
+    text = "{description: 'größe 🙂', command: x, user: '%'}"
+    (problem,) = parse_text(text, "x.yaml", CONTEXT)[1]
+    assert problem.column == text.index("'%'") + 1
 
 
 def test_a_hostile_key_cannot_write_to_the_terminal() -> None:

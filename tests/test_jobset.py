@@ -101,12 +101,12 @@ def test_what_is_not_supported_yet_is_refused_at_its_place(tmp_path: Path) -> No
     assert told == [
         ("a.yaml", 2, 1, "key 'after' is not supported yet"),
         ("a.yaml", 3, 1, "'overlap: queue' is not supported yet"),
-        ("c.yaml", 6, 5, "key 'lock' is not supported yet"),
         ("c.yaml", 2, 3, "key 'hosts' is not supported yet"),
+        ("c.yaml", 6, 5, "key 'lock' is not supported yet"),
     ]
     assert problems[0].source_line == "after: b"
     assert all(problem.hint for problem in problems)
-    assert check_supported([job for job in read_paths([tmp_path / "b.yaml"], CONTEXT).jobs]) == ()
+    assert check_supported(read_paths([tmp_path / "b.yaml"], CONTEXT).jobs) == ()
 
 
 def test_an_unsupported_key_is_refused_even_when_its_file_is_gone(tmp_path: Path) -> None:

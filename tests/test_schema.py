@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
@@ -15,6 +14,10 @@ from hypothesis import strategies as st
 from sdcron.job_schema import findings, schema, schema_text
 from sdcron.schema_check import UnknownKeywordError, compile_check
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Data = Any  # what JSON holds
 SCHEMA = json.loads(schema_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 CHECK = compile_check(SCHEMA)
@@ -25,7 +28,7 @@ CONTRACT = (
 )
 
 
-def parts(part: Any = SCHEMA, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def parts(part: Data = SCHEMA, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every map in the schema with its place."""
     if isinstance(part, dict):
         yield where, part
@@ -106,7 +109,7 @@ EXAMPLES = [(where.rpartition("/")[2], example) for where, key in KEYS for examp
 
 
 @st.composite
-def nearly_jobs(draw: st.DrawFn) -> Any:
+def nearly_jobs(draw: st.DrawFn) -> Data:
     """Job files made of the schema's examples, with something odd put in here and there."""
 
     def job() -> dict[str, Any]:
@@ -129,12 +132,12 @@ def nearly_jobs(draw: st.DrawFn) -> Any:
 
 
 @given(st.one_of(nearly_jobs(), DATA))
-def test_the_quick_check_says_yes_exactly_when_jsonschema_does(data: Any) -> None:
+def test_the_quick_check_says_yes_exactly_when_jsonschema_does(data: Data) -> None:
     assert CHECK(data) == VALIDATOR.is_valid(data)
 
 
 @given(st.one_of(nearly_jobs(), DATA))
-def test_every_no_is_explained_in_words(data: Any) -> None:
+def test_every_no_is_explained_in_words(data: Data) -> None:
     found = findings(data)
     only_choice_of_command = all(error.validator == "oneOf" for error in VALIDATOR.iter_errors(data))
     assert bool(found) == (not CHECK(data) and not only_choice_of_command)
@@ -144,7 +147,12 @@ def test_every_no_is_explained_in_words(data: Any) -> None:
 
 
 def test_a_keyword_the_quick_check_does_not_know_is_an_error() -> None:
-    for unknown in ({"not": {}}, {"properties": {"a": {"uniqueItems": True}}}, {"enum": [1]}):
+    unknown_keywords: tuple[dict[str, Data], ...] = (
+        {"not": {}},
+        {"properties": {"a": {"uniqueItems": True}}},
+        {"enum": [1]},
+    )
+    for unknown in unknown_keywords:
         with pytest.raises(UnknownKeywordError):
             compile_check(unknown)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.yaml"))
+# Read at import: no test sees the developer's settings.
+RENEW = os.environ.get("SDCRON_RENEW_GOLDEN") == "1"
 SCRIPTS = "/var/lib/sdcron/scripts"
 SCHEMA = Path(__file__).parent.parent / "sdcron/schema/job.schema.json"
 
@@ -73,7 +75,7 @@ def test_the_units_of_a_job_are_exactly_the_golden_ones(case: str) -> None:
         for path in GOLDEN.iterdir()
         if re.fullmatch(re.escape(case) + r"(\.user)?(:[a-z0-9-]+)?\.(service|timer|timers|script)", path.name)
     }
-    if os.environ.get("SDCRON_RENEW_GOLDEN") == "1":
+    if RENEW:
         for path in present.values():
             path.unlink()
         for name, text in texts.items():

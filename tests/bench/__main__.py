@@ -103,7 +103,7 @@ def one_changed(machine: Machine) -> list[Figure]:
         changed.append(sdcron(machine, "apply", JOBS))
     during = reloads(machine) - before
     apply = min(changed)
-    reload = seconds(machine, "systemctl", "daemon-reload")
+    reload = seconds(machine, "env", "SYSTEMD_BUS_TIMEOUT=15min", "systemctl", "daemon-reload")
     beyond = max(apply - reading, 0.001)
     print(f"     one changed among {MANY}: apply {apply:.2f} s, reading {reading:.2f} s, daemon-reload {reload:.2f} s")
     return [
