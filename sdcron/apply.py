@@ -129,6 +129,7 @@ class Applier:
             raise
         try:
             self._transition(forward, staged)
+            self._close_journal()
         except BaseException as failure:
             try:
                 self._restore(backward)
@@ -138,10 +139,10 @@ class Applier:
                     "mend that, then run the same again: it begins with bringing back",
                 ) from failure
             raise
-        self._close_journal()
 
     def _restore(self, step: Step) -> None:
         """Bring back what was there. A timer that does not start is left to the next plan, which sees it stopped."""
+        self._delete_leftovers()
         differing = {path: text for path, text in step.files.items() if _text(Path(path)) != text}
         self._mark_applied_this_boot(step)
         # No staging of all first: on a full disk each file can take the room that the one before it gave back.
@@ -210,17 +211,17 @@ class Applier:
 
     def _plan_stamp(self, step: Step, change: Change, name: str) -> None:
         before, after = change.texts_before().get(name), change.texts_after().get(name)
-        persistent = "\nPersistent=yes\n"
-        if after is None or (before and persistent in before and persistent not in after):
+        if after is None or (before and _is_persistent(before) and not _is_persistent(after)):
             step.stamps[name] = "remove"
         elif self._backend is None and not self._stamp(name).exists():
             # The machine has never run it, and shall not begin with a catch-up when it boots.
             return
-        elif "\nPersistent=yes\n" in after and (before != after or change.action is Action.START):
+        elif _is_persistent(after) and (before != after or change.action is Action.START):
             step.stamps[name] = "set"
 
     def _backward(self, changes: Sequence[Change], forward: Step, loaded: frozenset[str]) -> Step:
         step = Step(jobs=list(forward.jobs))
+        active = self._backend.active_timers() if self._backend else {}
         for change in changes:
             before = change.texts_before()
             for name in (*before, *change.texts_after()):
@@ -231,11 +232,13 @@ class Applier:
             timers = [name for name in change.texts_after() if name.endswith(".timer")]
             step.stop += [name for name in timers if ":retry-" not in name or name not in before]
             step.forget += sorted({*before, *change.texts_after()} - {"script"})
-            if change.before:
-                step.start += [name for name in change.before.enabled if name in loaded and _is_calendar(before[name])]
-            else:
-                step.stamps.update({name: "remove" for name in timers})
+            step.start += [name for name, text in before.items() if name in active and not _is_boot_timer(text)]
+            step.stamps.update({name: "remove" for name in timers if not _is_persistent(before.get(name, ""))})
+            if change.before is None:
                 step.files[str(self._paths.armed_boot_dir / change.name)] = None
+            if change.after is None:
+                retry = self._paths.runtime_dir / "retry" / change.name
+                step.files[str(retry)] = _text(retry)
         return step
 
     def _stage(self, step: Step) -> dict[str, Path]:
@@ -281,7 +284,7 @@ class Applier:
         if self._backend is None:
             return
         for path, text in step.files.items():
-            if text is not None and path.endswith(".timer") and not _is_calendar(text) and "\nWantedBy=" in text:
+            if text is not None and path.endswith(".timer") and _is_boot_timer(text):
                 name = text.partition("\nJob=")[2].partition("\n")[0]
                 self._files.touch(self._paths.armed_boot_dir / name, time.time_ns())
 
@@ -329,8 +332,12 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _is_calendar(text: str) -> bool:
-    return "\nOnCalendar=" in text
+def _is_boot_timer(text: str) -> bool:
+    return "\nOnCalendar=" not in text and "\nWantedBy=" in text
+
+
+def _is_persistent(text: str) -> bool:
+    return "\nPersistent=yes\n" in text
 
 
 def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:

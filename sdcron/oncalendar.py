@@ -163,7 +163,7 @@ def _base_lines(entry: Entry, entries: tuple[Entry, ...], suffix: str, utc_suffi
         for shift, start, end in _local_days(occasion.second + occasion.after, occasion.second + occasion.before):
             dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
             moved = {_moved_date(occasion, date, shift) for date in dates}
-            if dates and (wakes or _jumps_into_overlap(entry, moved, start)):
+            if dates and (wakes or _may_take_second(entry, moved, start)):
                 weekday = (occasion.weekday + shift) % 7
                 local = [part for one in local for part in _without(one, moved, weekday, (start, end))]
                 first_pass += _wall_lines(entry, occasion, dates, shift, (start, end), occasion.before)
@@ -171,13 +171,15 @@ def _base_lines(entry: Entry, entries: tuple[Entry, ...], suffix: str, utc_suffi
     yield from (one.text(utc_suffix, ranges=True) for one in first_pass)
 
 
-def _jumps_into_overlap(entry: Entry, dates: set[tuple[int, int]], start: int) -> bool:
-    """Whether systemd may look for the entry by going from winter straight to a midnight that happens twice.
+def _may_take_second(entry: Entry, dates: set[tuple[int, int]], start: int) -> bool:
+    """Whether systemd may come to the second pass of an overlap from before the first, and leave out the first.
 
-    It then takes the second one (seen in America/Havana). It goes to the first of a month when it skips months.
+    It does (seen in Europe/Berlin) when it counts days from the end of a month, and (seen in America/Havana) when it
+    skips months from winter straight to a first of a month whose midnight happens twice: mktime(3) takes an ambiguous
+    time to have the offset that it met last.
     """
     skips_months = len(entry.months) < 12 or bool(entry.years)
-    return start == 0 and skips_months and any(day == 1 for _, day in dates)
+    return entry.from_end or (start == 0 and skips_months and any(day == 1 for _, day in dates))
 
 
 def _without(entry: Entry, dates: set[tuple[int, int]], weekday: int, span: tuple[int, int]) -> Iterator[Entry]:

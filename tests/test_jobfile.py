@@ -166,6 +166,24 @@ def test_job_names_are_letters_digits_and_three_marks(name: str, valid: bool) ->
     assert is_job_name(name) is valid
 
 
+WHEN = """\
+when:
+  network: true
+  units: a.service
+  mounts: /b
+  path_exists: [/c, /d]
+  path_missing: /e
+  ac_power: true
+  command: test -s '/f g'
+  else: wait
+  wake: true
+"""
+SYSTEMD = """\
+systemd:
+  unit: {Documentation: man:x}
+  service: {ReadWritePaths: [/a, /b], PrivateTmp: true, X: 1.50}
+  timer: {OnClockChange: on}
+"""
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
@@ -210,10 +228,10 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
         ("limits: {memory: 1000}", "limits", Limits(memory=1000)),
         ("sandbox: strict", "sandbox", Sandbox.STRICT),
         ("enabled: false", "enabled", False),
-        ("when: {network: true, units: a.service, mounts: /b, path_exists: [/c, /d], path_missing: /e, ac_power: true,
-  command: test -s '/f g', else: wait, wake: true}", "when",
-         When(True, ("a.service",), ("/b",), ("/c", "/d"), ("/e",), True, ("test", "-s", "/f g"), Otherwise.WAIT, True)),
-        ("systemd: {unit: {Documentation: man:x}, service: {ReadWritePaths: [/a, /b], PrivateTmp: true, X: 1.50},\n  timer: {OnClockChange: on}}", "systemd",
+        (WHEN, "when",
+         When(True, ("a.service",), ("/b",), ("/c", "/d"), ("/e",), True, ("test", "-s", "/f g"),
+              Otherwise.WAIT, True)),
+        (SYSTEMD, "systemd",
          Passthrough((Directive("Documentation", "man:x"),),
                      (Directive("ReadWritePaths", "/a"), Directive("ReadWritePaths", "/b"),
                       Directive("PrivateTmp", "true"), Directive("X", "1.50")),
@@ -402,7 +420,8 @@ def test_no_text_can_raise(text: str) -> None:
 
 PIECES = st.sampled_from(
     ["a", "command", "schedule", "jobs", "defaults", "environment", "systemd", "service", "retry", "when", "name", ": ",
-     ":", "\n", "\n  ", "\n    ", "- ", "[", "]", "{", "}", ", ", "'", '"', "\\", "\\n", "\\u", "&a ", "*a", "!x ", "|\n  ",
+     ":", "\n", "\n  ", "\n    ", "- ", "[", "]", "{", "}", ", ", "'", '"', "\\", "\\n", "\\u", "&a ", "*a", "!x ",
+     "|\n  ",
      ">\n  ", "# ", "---\n", "...\n", "5m", "@daily", "* * * * *", "/bin/true", "~", "null", "true", "0x1", "1e9", "\t",
      "%", "\u2028", "\x85", "\ufeff", "🙂", "?", "<<"]
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Golden units: for every key of the job file, the exact text and the exact set of files that it becomes.
 
-`tests/golden/CASE.yaml` is the job, `tests/golden/CASE.…` are its units for the system's manager and, where they differ,
-`tests/golden/CASE.user.…` for a user's. SDCRON_RENEW_GOLDEN=1 writes them anew; read the diff then.
+`tests/golden/CASE.yaml` is the job, `CASE.…` beside it are its units for the system's manager and, where those of a
+user's manager differ, `CASE.user.…`. SDCRON_RENEW_GOLDEN=1 writes them anew; read the diff then.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def job_of(case: str) -> Job:
     """The one job of a case, on a machine that is the same everywhere."""
     context = Context(local_timezone="America/New_York", machine_id="0123456789abcdef0123456789abcdef")
     text = (GOLDEN / f"{case}.yaml").read_text(encoding="utf-8")
-    [job], problems = parse_text(text, f"/etc/sdcron/jobs/{case}.yaml", context)
+    jobs, problems = parse_text(text, f"/etc/sdcron/jobs/{case}.yaml", context)
     assert problems == ()
-    return job
+    return jobs[0]
 
 
 def compiled(case: str, scope: Scope) -> CompiledJob:

@@ -1,8 +1,8 @@
 """Unit texts -> the typed properties of StartTransientUnit, as systemd-run(1) makes them.
 
 Knows the directives that units.py writes and the common ones a user passes through; any other is refused by name, so
-that nothing of a job is lost on the way. The types are those that org.freedesktop.systemd1(5) gives, but for the few that
-are written in another form than they are read: Conditions, TimersCalendar, TimersMonotonic, LogExtraFields, the Exec...Ex.
+that nothing of a job is lost on the way. The types are those of org.freedesktop.systemd1(5), but for a few that systemd
+takes in another form than it shows them: Conditions, TimersCalendar, TimersMonotonic.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sdcron.backends import unit_values
 from sdcron.backends.unit_syntax import commands, expand_specifiers, settings, words
 from sdcron.errors import BackendError, Problem
-from sdcron.units import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sdcron.units import CompiledJob
+    from sdcron.units import CompiledJob, Unit
 
 Property = tuple[str, str, Any]
 """Name, D-Bus signature and value; texts are bytes, as pystemd wants them."""
@@ -130,7 +129,7 @@ def _literal_word_list(key: str, value: str, expand: _Expand) -> list[Property]:
 
 
 def _name_list(key: str, value: str, expand: _Expand) -> list[Property]:
-    """Unit names, which keep their backslashes: systemd.unit(5), "String Escaping for Inclusion in Unit Names"."""
+    """Names, taken as they are: those of units may hold backslashes, systemd.unit(5), "String Escaping"."""
     return [(key, "as", [expand(name).encode() for name in value.split()])]
 
 
@@ -226,6 +225,8 @@ def _filter(key: str, value: str, expand: _Expand) -> list[Property]:
     """Names that are allowed or, behind `~`, denied."""
     del expand
     names = value.removeprefix("~")
+    if names == "none":
+        raise BackendError("`none` cannot be set on a transient unit", _WITHOUT)
     return [(key, "(bas)", (names == value, [name.encode() for name in names.split()]))]
 
 
@@ -303,17 +304,16 @@ _CAPABILITIES = {"CapabilityBoundingSet": unit_values.INFINITY, "AmbientCapabili
 
 _SECTIONS: dict[str, dict[str, _Rule]] = {
     "Unit": {
-        **_all("Description SourcePath CollectMode OnFailureJobMode OnSuccessJobMode FailureAction SuccessAction", _text),
-        **_all("StartLimitAction RebootArgument JobTimeoutAction JobTimeoutRebootArgument", _text),
-        **_all("Wants Requires Requisite BindsTo PartOf Upholds Conflicts Before After OnFailure OnSuccess", _name_list),
-        **_all("PropagatesReloadTo ReloadPropagatedFrom PropagatesStopTo StopPropagatedFrom", _name_list),
-        **_all("JoinsNamespaceOf Documentation", _name_list),
+        **_all("Description SourcePath CollectMode OnFailureJobMode OnSuccessJobMode", _text),
+        **_all("FailureAction SuccessAction StartLimitAction RebootArgument", _text),
+        **_all("Wants Requires Requisite BindsTo PartOf Upholds Conflicts Before After", _name_list),
+        **_all("OnFailure OnSuccess PropagatesReloadTo ReloadPropagatedFrom PropagatesStopTo", _name_list),
+        **_all("StopPropagatedFrom JoinsNamespaceOf Documentation", _name_list),
         **_all("RequiresMountsFor WantsMountsFor", _literal_word_list),
         **_all("DefaultDependencies IgnoreOnIsolate RefuseManualStart RefuseManualStop StopWhenUnneeded", _BOOLEAN),
         **_all("FailureActionExitStatus SuccessActionExitStatus", _INTEGER),
         **_all("StartLimitBurst", _COUNT),
         **_all("StartLimitIntervalSec", _SPAN),
-        **_all("JobTimeoutSec JobRunningTimeoutSec", _LIMIT),
     },
     "Service": {
         **_all("Type ExitType Restart NotifyAccess PIDFile BusName OOMPolicy KillMode Slice DevicePolicy", _text),
@@ -324,9 +324,9 @@ _SECTIONS: dict[str, dict[str, _Rule]] = {
         **_all("NoNewPrivileges PrivateDevices PrivateNetwork PrivateMounts PrivateIPC", _BOOLEAN),
         **_all("ProtectClock ProtectHostname ProtectKernelLogs ProtectKernelModules ProtectKernelTunables", _BOOLEAN),
         **_all("RestrictRealtime RestrictSUIDSGID LockPersonality MemoryDenyWriteExecute DynamicUser", _BOOLEAN),
-        **_all("RemoveIPC MountAPIVFS IgnoreSIGPIPE SyslogLevelPrefix SendSIGHUP SendSIGKILL RemainAfterExit", _BOOLEAN),
+        **_all("RemoveIPC MountAPIVFS IgnoreSIGPIPE SyslogLevelPrefix SendSIGHUP SendSIGKILL", _BOOLEAN),
         **_all("CPUAccounting MemoryAccounting IOAccounting TasksAccounting IPAccounting Delegate", _BOOLEAN),
-        **_all("CPUSchedulingResetOnFork RootDirectoryStartOnly NonBlocking GuessMainPID", _BOOLEAN),
+        **_all("RemainAfterExit CPUSchedulingResetOnFork RootDirectoryStartOnly NonBlocking GuessMainPID", _BOOLEAN),
         **_all("PrivateTmp PrivateUsers ProtectControlGroups", _boolean_or_more),
         **_all("Nice OOMScoreAdjust CPUSchedulingPriority IOSchedulingPriority", _INTEGER),
         **_all("LogRateLimitBurst RestartSteps", _COUNT),
@@ -346,7 +346,8 @@ _SECTIONS: dict[str, dict[str, _Rule]] = {
         **_all("CPUSchedulingPolicy", _typed("i", lambda value: int(unit_values.CPU_POLICIES.get(value, value)))),
         **_all("SystemCallErrorNumber", _typed("i", unit_values.error_number)),
         **_all("ExecStart ExecStartPre ExecStartPost ExecCondition ExecReload ExecStop ExecStopPost", _exec),
-        **_all("Environment PassEnvironment UnsetEnvironment SupplementaryGroups SystemCallArchitectures", _word_list),
+        **_all("Environment PassEnvironment UnsetEnvironment SystemCallArchitectures", _word_list),
+        **_all("SupplementaryGroups", _name_list),
         **_all("ImportCredential RuntimeDirectory StateDirectory CacheDirectory LogsDirectory", _word_list),
         **_all("ConfigurationDirectory", _word_list),
         **_all("ReadWritePaths ReadOnlyPaths InaccessiblePaths ExecPaths NoExecPaths", _literal_word_list),
@@ -355,7 +356,7 @@ _SECTIONS: dict[str, dict[str, _Rule]] = {
         **_all("LogExtraFields", _log_fields),
         **_all("SystemCallFilter SystemCallLog RestrictAddressFamilies RestrictFileSystems", _filter),
         **_all("RestrictNetworkInterfaces", _filter),
-        **_all("RestrictNamespaces", _typed("t", unit_values.restricted_namespaces)),
+        **_all("RestrictNamespaces", _typed("t", unit_values.allowed_namespaces)),
         **_all("BindPaths BindReadOnlyPaths", _bind),
         **_all("TemporaryFileSystem", _path_and_options),
         **_all("DeviceAllow", _device),

@@ -73,7 +73,7 @@ def expand_specifiers(text: str, runtime_dir: str) -> str:
 
 
 def words(value: str, *, escapes: bool = True) -> list[str]:
-    """Split at blanks and take quotes away. With `escapes`, `\\n`, `\\x20` and so on mean a character, as in C.
+    """Split at blanks and take quotes away. With `escapes`, a backslash begins an escape as in C.
 
     Raises BackendError for an open quote and for bytes that are not UTF-8.
     """

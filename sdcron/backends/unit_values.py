@@ -49,7 +49,7 @@ _CAPABILITIES = (
 # clone(2)'s flags.
 _NAMESPACES = {
     "cgroup": 0x02000000, "ipc": 0x08000000, "net": 0x40000000, "mnt": 0x00020000, "pid": 0x20000000,
-    "user": 0x10000000, "uts": 0x04000000,
+    "user": 0x10000000, "uts": 0x04000000, "time": 0x00000080,
 }  # fmt: skip
 
 IO_CLASSES = {"none": 0, "realtime": 1, "best-effort": 2, "idle": 3}
@@ -153,7 +153,9 @@ def exit_statuses(text: str) -> tuple[list[int], list[int]]:
 
 def error_number(text: str) -> int:
     """An errno by name or number."""
-    return int(text) if text.isdecimal() else int(getattr(errno, text if text.isupper() else "", None) or _no(text))
+    if text.isdecimal():
+        return int(text)
+    return {name: number for number, name in errno.errorcode.items()}.get(text) or _no(text)
 
 
 def capabilities(lines: list[str], before: int) -> int:
@@ -174,15 +176,17 @@ def capabilities(lines: list[str], before: int) -> int:
     return bits
 
 
-def restricted_namespaces(text: str) -> int:
-    """The namespaces that stay allowed, as clone(2)'s flags."""
-    every = sum(_NAMESPACES.values())
-    if not text.startswith("~") and not set(text.split()) & set(_NAMESPACES):
-        return 0 if boolean(text) else every
-    named = 0
-    for name in text.removeprefix("~").split():
-        named |= _NAMESPACES.get(name) or _no(name)
-    return every & ~named if text.startswith("~") else named
+def allowed_namespaces(text: str) -> int:
+    """The namespaces that stay allowed, as clone(2)'s flags.
+
+    `no` and `~...` name all others, and which those are differs between versions of systemd: ValueError.
+    """
+    if text in ("yes", "true", "on", "1"):
+        return 0
+    flags = 0
+    for name in text.split():
+        flags |= _NAMESPACES.get(name) or _no(name)
+    return flags or _no(text)
 
 
 def resource_limit(key: str, text: str) -> tuple[int, int]:
