@@ -155,10 +155,14 @@ class Applier:
         if self._backend is None:
             return
         try:
-            self._backend.start(timers)
+            self._start(self._backend, timers)
         except BackendError:
             for timer in timers if len(timers) > 1 else ():
                 self._start_what_starts([timer])
+
+    def _start(self, backend: Backend, timers: Sequence[str]) -> None:
+        """Start these timers from the texts that are published now."""
+        backend.start(timers)
 
     def _close_journal(self) -> None:
         self._files.delete(self._paths.journal_file)
@@ -255,6 +259,10 @@ class Applier:
         if self._backend and step.stop:
             began = self._let_due_timers_elapse(step)
             self._backend.stop(step.stop)
+        for timer, what in step.stamps.items():
+            # Before the new text is there: the machine may go down in between and boot with it.
+            if what == "set":
+                self._files.touch(self._stamp(timer), max(began, self._last_elapse(timer)))
         for path, text in step.files.items():
             if text is None:
                 self._files.delete(Path(path))
@@ -270,14 +278,12 @@ class Applier:
         if self._backend:
             self._forget_old_texts(self._backend, step)
         for timer, what in step.stamps.items():
-            if what == "set":
-                self._files.touch(self._stamp(timer), max(began, self._last_elapse(timer)))
-            else:
+            if what == "remove":
                 self._files.delete(self._stamp(timer))
         if self._backend:
             for first in range(0, len(step.start), _STARTED_AT_ONCE):
                 self._progress("starting", first, len(step.start))
-                self._backend.start(step.start[first : first + _STARTED_AT_ONCE])
+                self._start(self._backend, step.start[first : first + _STARTED_AT_ONCE])
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""

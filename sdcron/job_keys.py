@@ -34,6 +34,7 @@ from sdcron.job_values import (
     check_mount,
     check_optional_path,
     check_path,
+    check_secret_path,
     check_text,
     parse_duration,
     parse_size,
@@ -139,6 +140,9 @@ def _check_together(draft: Draft, sound: Mapping[str, Data], fields: Mapping[str
         )
     if "lock_wait" in values and "lock" not in values:
         draft.refuse(("lock_wait",), "'lock_wait' needs the key 'lock'", "for example: lock: database", at_key=True)
+    if "schedule" not in values and fields.get("systemd", Passthrough()).timer:
+        hint = "a job without a schedule has no timer; remove it, or add `schedule:`"
+        draft.refuse(("systemd", "timer"), "'systemd.timer' needs the key 'schedule'", hint, at_key=True)
     for key in ("after", "needs"):
         if key in sound and draft.name in _listed(sound[key]):
             draft.refuse((key,), f"'{key}' names the job itself", "name another job")
@@ -220,7 +224,8 @@ def _credentials(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[Cred
     for name, inner in value.items():
         encrypted = isinstance(inner, dict)
         place = (*path, name, "encrypted") if encrypted else (*path, name)
-        file = _path(draft, place, inner.get("encrypted") if encrypted else inner)
+        path_value = inner.get("encrypted") if isinstance(inner, dict) else inner
+        file = None if path_value is None else draft.read(place, check_secret_path, path_value)
         found += [Credential(name, file, encrypted)] if file is not None else []
     return tuple(found)
 

@@ -30,7 +30,7 @@ _NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(
     chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17)
 )
 _NOT_ACCEPTED = re.compile(f"[\0{_NONCHARACTERS}]")
-_BREAK = re.compile("[\n\r]")
+_NOT_IN_A_UNIT = re.compile(f"[\0\n\r{_NONCHARACTERS}]")
 _OPERATOR = re.compile(r"(?:\|\|?|&&?|;;?|(?:[0-9]*[<>]|&>|.*;\Z).*)\Z", re.DOTALL)
 _EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
 
@@ -92,6 +92,14 @@ def check_path(path: str) -> str:
     return path
 
 
+def check_secret_path(path: str) -> str:
+    """An absolute path for LoadCredential=: systemd 254 and later hand it on to their executor without quotes."""
+    if set(" \\") & set(check_path(path)):
+        hint = "rename the file, or link to it"
+        raise RefusedValueError("has a blank or a backslash, which systemd cannot read in a credential's path", hint)
+    return path
+
+
 def check_mount(path: str) -> str:
     """An absolute path without `.` and `..`, which RequiresMountsFor= refuses."""
     if {".", ".."} & set(check_path(path).split("/")):
@@ -107,8 +115,10 @@ def check_optional_path(text: str) -> str:
 
 def check_text(text: str) -> str:
     """A text that can stand in a unit file."""
-    found = _BREAK.search(text)
-    if found:
+    found = _NOT_IN_A_UNIT.search(text)
+    if found is None:
+        return text
+    if found.group() in "\n\r":
         hint = "write it on one line; in a block, '|' and '>' keep the last line break, '>-' does not"
         raise RefusedValueError("holds a line break, which a unit file cannot express", hint)
     return check_lines(text)

@@ -34,7 +34,6 @@ OWNED: Mapping[str, Mapping[str, str]] = {
         "RemainAfterExit": _FIXED,
         "User": "user",
         "Group": "group",
-        "DynamicUser": "user",
         "WorkingDirectory": "directory",
         "UMask": "umask",
         "TimeoutSec": "timeout",

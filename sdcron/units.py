@@ -6,6 +6,7 @@ Pure: no file system, no clock, no systemd. What is written here is what `compil
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ FORMAT = 1
 """Version of the unit layout, written to [X-Sdcron]; raised when installed units must be rewritten."""
 
 SYSTEMD_CAT = "/usr/bin/systemd-cat"
+# systemd takes the name of an environment file for a pattern (systemd.exec(5), EnvironmentFile=); here it is a name.
+_GLOB, _BACKSLASHED = re.compile(r"[*?\[\\]"), r"\\\g<0>"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -262,7 +265,7 @@ def _environment(job: Job) -> list[str]:
         lines.append(f"Environment={escape(f'PATH={path}', Place.WORD)}")
         lines.append(f"Environment={escape(f'VIRTUAL_ENV={venv}', Place.WORD)}")
     lines += [f"Environment={escape(f'{key}={value}', Place.WORD)}" for key, value in named.items()]
-    lines += [f"EnvironmentFile={escape(path, Place.VALUE)}" for path in job.environment_file]
+    lines += [f"EnvironmentFile={escape(_GLOB.sub(_BACKSLASHED, path), Place.VALUE)}" for path in job.environment_file]
     for credential in job.credentials:
         directive = "LoadCredentialEncrypted" if credential.encrypted else "LoadCredential"
         lines.append(f"{directive}={escape(f'{credential.name}:{credential.path}', Place.VALUE)}")

@@ -57,7 +57,7 @@ class Node:
 
     __slots__ = ("column", "end", "height", "line", "members", "names", "plain", "size", "text", "value")
 
-    def __init__(self, line: int, column: int, value: Any) -> None:
+    def __init__(self, line: int, column: int, value: Data) -> None:
         self.line = line
         self.column = column
         self.value = value
@@ -198,30 +198,32 @@ class _Composer:
         self._anchor_of: dict[int, str] = {}
         self._documents = 0
 
-    def run(self, parser: Any) -> None:
+    def run(self, parser: Data) -> None:
         """Take every event of `parser`."""
+        take = {
+            yaml.ScalarEvent: self._scalar,
+            yaml.MappingStartEvent: self._begin,
+            yaml.SequenceStartEvent: self._begin,
+            yaml.MappingEndEvent: self._end,
+            yaml.SequenceEndEvent: self._end,
+            yaml.AliasEvent: self._alias,
+            yaml.DocumentStartEvent: self._document,
+        }
         while True:
             event = parser.get_event()
-            if isinstance(event, yaml.ScalarEvent):
-                self._add(self._scalar(event))
-            elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-                self._begin(event)
-            elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-                self._end()
-            elif isinstance(event, yaml.AliasEvent):
-                self._alias(event)
-            elif isinstance(event, yaml.DocumentStartEvent):
-                self._documents += 1
-                if self._documents > 1:
-                    self._stop(
-                        event,
-                        "a second YAML document starts here",
-                        "one file is one document; use `jobs:` for several jobs",
-                    )
-            elif event is None or isinstance(event, yaml.StreamEndEvent):
+            kind = type(event)
+            if kind in take:
+                take[kind](event)
+            elif event is None or kind is yaml.StreamEndEvent:
                 return
 
-    def _scalar(self, event: Any) -> Node:
+    def _document(self, event: Data) -> None:
+        self._documents += 1
+        if self._documents > 1:
+            hint = "one file is one document; use `jobs:` for several jobs"
+            self._stop(event, "a second YAML document starts here", hint)
+
+    def _scalar(self, event: Data) -> None:
         mark, end = event.start_mark, event.end_mark
         text = event.value
         plain = not event.style
@@ -231,9 +233,9 @@ class _Composer:
         node.end = (end.line + 1, end.column + 1)
         if event.anchor or event.tag:
             self._properties(event, node)
-        return node
+        self._add(node)
 
-    def _properties(self, event: Any, node: Node, *, complete: bool = True) -> None:
+    def _properties(self, event: Data, node: Node, *, complete: bool = True) -> None:
         """The anchor and the tag in front of a value."""
         if event.anchor:
             self._anchors[event.anchor] = node if complete else None
@@ -243,7 +245,7 @@ class _Composer:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self._report(event, f"the tag '{tag}' is not allowed", "remove it; quotes make a text of any value")
 
-    def _begin(self, event: Any) -> None:
+    def _begin(self, event: Data) -> None:
         mark = event.start_mark
         node = Node(mark.line + 1, mark.column + 1, {} if isinstance(event, yaml.MappingStartEvent) else [])
         if event.anchor or event.tag:
@@ -253,7 +255,7 @@ class _Composer:
         if len(self._open) > MAX_DEPTH:
             self._stop(event, f"values are nested more than {MAX_DEPTH} levels deep", "job files need 5 levels at most")
 
-    def _end(self) -> None:
+    def _end(self, _event: Data) -> None:
         node = self._open.pop()
         self._keys.pop()
         anchor = self._anchor_of.pop(id(node), None)
@@ -261,7 +263,7 @@ class _Composer:
             self._anchors[anchor] = node
         self._add(node)
 
-    def _alias(self, event: Any) -> None:
+    def _alias(self, event: Data) -> None:
         if event.anchor not in self._anchors:
             self._stop(
                 event,
@@ -320,10 +322,10 @@ class _Composer:
         parent.members[name] = node
         parent.value[name] = node.value
 
-    def _report(self, event: Any, message: str, hint: str = "") -> None:
+    def _report(self, event: Data, message: str, hint: str = "") -> None:
         mark = (event.start_mark.line + 1, event.start_mark.column + 1)
         self.findings.append(Finding((), message, hint, mark=mark))
 
-    def _stop(self, event: Any, message: str, hint: str = "") -> None:
+    def _stop(self, event: Data, message: str, hint: str = "") -> None:
         self._report(event, message, hint)
         raise _Stop

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import yaml
-
 LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # YAML 1.1 section 5.4, as libyaml counts lines
 
 _QUOTE = "put the text in quotes"
@@ -86,20 +84,19 @@ _SIGNS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def explain(error: yaml.YAMLError, text: str) -> tuple[str, str, tuple[int, int]]:
-    """Message, hint, and line and column (from 1) of a syntax error."""
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return f"not YAML: {_first_line(str(error))}", "", (1, 1)
-    context, problem = error.context or "", error.problem or ""
+def explain(error: Exception, text: str) -> tuple[str, str, tuple[int, int]]:
+    """Message, hint, and line and column (from 1) of a yaml.YAMLError; most are MarkedYAMLErrors, which know a place."""
+    context, problem = getattr(error, "context", "") or "", getattr(error, "problem", "") or str(error)
+    context_mark, problem_mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
     lines = LINE_BREAK.split(text)
-    mark = error.problem_mark or error.context_mark
-    if error.context_mark and ("alias" in context or "anchor" in context):
-        mark = error.context_mark
+    mark = problem_mark or context_mark
+    if context_mark and ("alias" in context or "anchor" in context):
+        mark = context_mark
     line, column = (mark.line, mark.column) if mark else (0, 0)
     rest = lines[line][column:] if line < len(lines) else ""
     message, hint = _translate(f"{context} {problem}", rest)
-    if message == _OPEN_QUOTE and error.context_mark:
-        line, column = error.context_mark.line, error.context_mark.column
+    if message == _OPEN_QUOTE and context_mark:
+        line, column = context_mark.line, context_mark.column
     if message == _NO_VALUE and not rest:
         message, hint = "the file ends inside a '[' or '{'", "close it"
     if hint == _QUOTE and rest:

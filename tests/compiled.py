@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcron.files import Files
@@ -13,6 +12,7 @@ from sdcron.units import CompiledJob, compile_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 DIRECTORY = "/etc/sdcron/jobs"
 
@@ -23,7 +23,7 @@ def compiled(
     *,
     directory: str = DIRECTORY,
     file: str | None = None,
-    **keys: Any,
+    **keys: Any,  # noqa: ANN401 - the fields of Job
 ) -> CompiledJob:
     """One job of `directory`, from the file of its name unless another is given; runs true unless told otherwise."""
     if "script" not in keys:

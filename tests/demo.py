@@ -88,11 +88,15 @@ def say(text: str) -> None:
     print(f"\n# {text}", flush=True)
 
 
-def shown(place: Place, *argv: str, quiet_after: int = 40) -> str:
-    """Print a command as typed and the output it gave, at most `quiet_after` lines. Raises DemoError if it fails."""
+def shown(place: Place, *argv: str, quiet_after: int = 40, terminal: bool = False) -> str:
+    """Print a command as typed and the output it gave, at most `quiet_after` lines. Raises DemoError if it fails.
+
+    With `terminal` the command writes to one, where tables have columns and headings.
+    """
     print(f"\n$ {shlex.join(argv)}", flush=True)
-    status, output = place.run(list(argv))
-    lines = output.rstrip("\n").splitlines()
+    typed = f"stty columns 160; NO_COLOR=1 SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0 exec {shlex.join(argv)}"
+    status, output = place.run(["script", "-qec", typed, "/dev/null"] if terminal else list(argv))
+    lines = [line.rstrip() for line in output.rstrip().splitlines()]
     print("\n".join(lines[:quiet_after]), flush=True)
     if len(lines) > quiet_after:
         print(f"… and {len(lines) - quiet_after} lines more", flush=True)
@@ -116,15 +120,15 @@ def tour(place: Place, examples: str, own: str, *, scope: tuple[str, ...] = ()) 
             say("Applying makes them systemd timers. It never runs a job by itself.")
             shown(place, "sdcron", "apply", examples)
             shown(place, "sdcron", "apply", examples)
-            shown(place, "sdcron", "list")
-            shown(place, "systemctl", "list-timers", "--no-pager", "sdcron-*")
+            shown(place, "sdcron", "list", terminal=True)
+            shown(place, "systemctl", "list-timers", "--no-pager", "sdcron-*", terminal=True)
         say("A job that fires every two seconds, from file to journal.")
         place.write(f"{own}/hello.yaml", TICK)
         shown(place, "cat", f"{own}/hello.yaml")
-        shown(place, "sdcron", *scope, "apply", own)
+        shown(place, "sdcron", "apply", *scope, own)
         watch(place, scope)
         say("Removing a job leaves nothing behind.")
-        shown(place, "sdcron", *scope, "remove", "hello")
+        shown(place, "sdcron", "remove", *scope, "hello")
 
 
 def watch(place: Place, scope: tuple[str, ...]) -> None:
@@ -142,10 +146,10 @@ def applied(place: Place, scope: tuple[str, ...]) -> Iterator[None]:
     """At the end, however it comes, remove every job that was not there before. Raises DemoError."""
 
     def names() -> set[str]:
-        status, output = place.run(["sdcron", *scope, "list", "--json"])
+        status, output = place.run(["sdcron", "list", *scope, "--json"])
         if status != 0:
             raise DemoError(f"sdcron list exited {status}:\n{output}")
-        return {job["name"] for job in json.loads(output)}
+        return {row["job"] for row in json.loads(output)}
 
     before = names()
     try:
@@ -154,7 +158,7 @@ def applied(place: Place, scope: tuple[str, ...]) -> Iterator[None]:
         left = sorted(names() - before)
         if left:
             say("The end: everything this tour applied is removed again.")
-            shown(place, "sdcron", *scope, "remove", *left)
+            shown(place, "sdcron", "remove", *scope, *left)
 
 
 def choose(stack: ExitStack) -> Callable[[], None]:

@@ -64,9 +64,7 @@ class FakeBackend:
     def active_timers(self) -> Mapping[str, UnitState]:
         """The timers among them that are active."""
         return {
-            name: state
-            for name, state in self.loaded().items()
-            if name.endswith(".timer") and state.active == "active"
+            name: state for name, state in self.loaded().items() if name.endswith(".timer") and state.active == "active"
         }
 
     def is_loaded(self, name: str) -> bool:
@@ -135,8 +133,10 @@ class FakeBackend:
         shutil.rmtree(self.paths.runtime_dir, ignore_errors=True)
         self.reload()
         for name in sorted(self.wanted):
-            self.memory[name].active = "active"
-            self._ran_with[name] = self.memory[name].text or ""
+            text = self.memory[name].text
+            if text is not None:
+                self.memory[name].active = "active"
+                self._look_for_accident(name, text, "booted")
         self.calls.clear()
 
     def set_active(self, name: str, state: str) -> None:

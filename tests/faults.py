@@ -38,6 +38,7 @@ class Trap:
 
     def __init__(self, roots: list[Path], at: int = 0, action: Callable[[], None] | None = None) -> None:
         self.steps: list[str] = []
+        self.on_step: Callable[[str], object] = lambda _what: None
         self._roots = [str(root) for root in roots]
         self._at = at
         self._action = action
@@ -45,6 +46,7 @@ class Trap:
     def step(self, what: str) -> None:
         """Count one change that is about to happen."""
         self.steps.append(what)
+        self.on_step(what)
         if len(self.steps) == self._at and self._action is not None:
             self._action()
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdcron.apply import Applier, apply_lock
@@ -53,9 +53,9 @@ class Host:
         assert self.backend.stale() == []
         assert self.backend.active() == sorted(timer for job in jobs for timer in job.start)
         found = tree(self.paths)
-        wanted = {
-            f"etc/systemd/system/{unit.name}": unit.text for job in jobs for unit in job.units
-        } | {f"etc/systemd/system/timers.target.wants/{name}": f"-> ../{name}" for job in jobs for name in job.enable}
+        wanted = {f"etc/systemd/system/{unit.name}": unit.text for job in jobs for unit in job.units} | {
+            f"etc/systemd/system/timers.target.wants/{name}": f"-> ../{name}" for job in jobs for name in job.enable
+        }
         wanted |= {f"var/lib/sdcron/scripts/{job.name}": job.script for job in jobs if job.script is not None}
         volatile = ("var/lib/systemd/timers/", "run/sdcron/")
         assert {name: text for name, text in found.items() if not name.startswith(volatile)} == wanted
@@ -279,7 +279,10 @@ def test_a_timer_about_to_elapse_is_waited_for_unless_it_would_catch_up(
 
 SCENES: dict[str, tuple[list[CompiledJob], list[CompiledJob]]] = {
     "first apply": ([], [compiled("a"), compiled("b", script="true", retry=RETRY), compiled("c", ("@reboot",))]),
-    "last removal": ([compiled("a", retry=RETRY), compiled("b", script="true"), compiled("c", ("@reboot", "1 * * * *"))], []),
+    "last removal": (
+        [compiled("a", retry=RETRY), compiled("b", script="true"), compiled("c", ("@reboot", "1 * * * *"))],
+        [],
+    ),
     "everything": (
         [
             compiled("same"),
@@ -324,9 +327,7 @@ def whole_units(host: Host, *states: Sequence[CompiledJob]) -> None:
 
 @pytest.mark.parametrize("booted", [False, True], ids=["fresh", "booted"])
 @pytest.mark.parametrize("scene", SCENES)
-def test_after_a_kill_at_any_step_the_next_apply_reaches_the_same_end(
-    tmp_path: Path, scene: str, booted: bool
-) -> None:
+def test_after_a_kill_at_any_step_the_next_apply_reaches_the_same_end(tmp_path: Path, scene: str, booted: bool) -> None:
     before, after = SCENES[scene]
     for at in range(1, 1000):
         host = prepared(tmp_path / str(at), before, booted=booted)
@@ -476,6 +477,7 @@ COMPILED = st.builds(
 DIRECTORIES = st.lists(COMPILED, max_size=3, unique_by=lambda job: job.name)
 
 
+@settings(max_examples=60)
 @given(states=st.lists(DIRECTORIES, min_size=2, max_size=4), data=st.data())
 def test_any_series_of_applies_with_kills_between_ends_where_it_should(
     states: list[list[CompiledJob]], data: st.DataObject
@@ -487,7 +489,9 @@ def test_any_series_of_applies_with_kills_between_ends_where_it_should(
                 host.backend.boot()
             for name in data.draw(st.sets(st.sampled_from(NAMES)), label="busy"):
                 if (host.paths.unit_dir / f"sdcron-{name}.service").exists():
-                    host.backend.set_active(f"sdcron-{name}.service", data.draw(st.sampled_from(["failed", "activating"])))
+                    host.backend.set_active(
+                        f"sdcron-{name}.service", data.draw(st.sampled_from(["failed", "activating"]))
+                    )
             age_stamps(host.paths)
             for at in data.draw(st.lists(st.integers(1, 120), max_size=2), label="kills"):
                 try:

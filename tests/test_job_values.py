@@ -82,8 +82,8 @@ def test_backslashes_are_the_shells(text: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a | b", "a || b", "a && b", "a & b", "a &", "a; b", "a ; b", "a >x", "a > x", "a 2>&1", "a >>x", "a <x", "a <<EOF",
-     "a &>x", "a <(b)", "a $HOME", "a ${HOME}", "a $(b)", "a `b`", "a x=$y", "~/a"],
+    ["a | b", "a || b", "a && b", "a & b", "a &", "a; b", "a ; b", "a >x", "a > x", "a 2>&1", "a >>x", "a <x",
+     "a <<EOF", "a &>x", "a <(b)", "a $HOME", "a ${HOME}", "a $(b)", "a `b`", "a x=$y", "~/a"],
 )  # fmt: skip
 def test_what_only_a_shell_could_do_is_refused(text: str) -> None:
     with pytest.raises(RefusedValueError, match="but no shell"):

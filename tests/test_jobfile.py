@@ -179,6 +179,7 @@ when:
   wake: true
 """
 SYSTEMD = """\
+schedule: "@daily"
 systemd:
   unit: {Documentation: man:x}
   service: {ReadWritePaths: [/a, /b], PrivateTmp: true, X: 1.50}

@@ -143,12 +143,19 @@ class SystemdBackend:
                     raise
 
     def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
-        """See Backend."""
-        from sdcron.backends.transient import unit_properties
+        """See Backend. Units among `others` that are in memory stay as they are."""
+        from sdcron.backends.transient import transient_units
 
-        auxiliary = [(unit.name, unit_properties(unit.text)) for unit in others]
-        arguments = self._transient_arguments(timer.name, unit_properties(timer.text), auxiliary)
-        self._call(_PATH, _MANAGER, "StartTransientUnit", arguments)
+        runtime_dir = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}") if self._user else "/run"
+        units = [timer, *(unit for unit in others if self.state(unit.name).load == "not-found")]
+        (_, properties), *auxiliary = transient_units(units, runtime_dir)
+        reloaded = self._property(_PATH, _MANAGER, "UnitsLoadFinishTimestampMonotonic")
+        self._call(_PATH, _MANAGER, "StartTransientUnit", self._transient_arguments(timer.name, properties, auxiliary))
+        for unit in units:
+            _keep_text(Path(runtime_dir, "systemd/transient", unit.name), unit.text)
+        if self._property(_PATH, _MANAGER, "UnitsLoadFinishTimestampMonotonic") != reloaded:
+            # Somebody's reload came between, and read what systemd had written itself.
+            self.reload()
         self._settle([timer.name], "active", "start")
 
     def reload(self) -> None:
@@ -225,6 +232,20 @@ def _private_socket() -> bytes | None:
     # D-Bus Specification, "Server Addresses": all but these characters is written as %xx.
     plain = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz/.*"
     return b"unix:path=" + b"".join(bytes([byte]) if byte in plain else b"%%%02x" % byte for byte in os.fsencode(path))
+
+
+def _keep_text(path: Path, text: str) -> None:
+    """Have systemd read `text` at the next reload, and not what it wrote there when it made the transient unit.
+
+    What it writes does not read back as it was: 252 garbles arguments with `$` or `;` and writes unknown directives for
+    commands with a prefix, 257 and 262 double every `$`, and no version takes Unit= of a timer.
+    """
+    status = path.stat()
+    # systemd ignores names that begin with a dot. With the old time, the file does not count as changed on disk.
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
+    staged.replace(path)
 
 
 def _decode(value: bytes | str) -> str:

@@ -96,9 +96,9 @@ def size(text: str) -> int:
     match = re.fullmatch(rf"(\d+)(?:\.(\d+))?\s*([{_SIZES}]?)", text, re.ASCII)
     if match is None:
         raise ValueError(text)
-    unit = 1024 ** _SIZES.index(match.group(3) or "B")
+    unit: int = 1024 ** _SIZES.index(match.group(3) or "B")
     fraction = match.group(2) or ""
-    return int(match.group(1)) * unit + int(fraction or 0) * unit // 10 ** len(fraction)
+    return int(match.group(1)) * unit + int(int(fraction or 0) * unit // 10 ** len(fraction))
 
 
 def ten_thousandths(text: str) -> int:

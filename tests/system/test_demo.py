@@ -1,0 +1,46 @@
+"""`make run` on machines that run systemd, as root and as a user: it shows the jobs firing and cleans up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from tests.machine import CHECKOUT, CHECKOUT_INSIDE
+
+if TYPE_CHECKING:
+    from tests.machine import Machine, Release
+
+WRAPPER = '#!/bin/sh\nexec python3 -m sdcron "$@"\n'
+DEMO = ["python3", "-m", "tests.demo"]
+
+
+def files_below(machine: Machine, *directories: str) -> str:
+    """Every file and link with its target, to compare before and after."""
+    return machine.run(["find", *directories, "-printf", "%p %y %l\\n"]).stdout
+
+
+def test_the_demonstration_uses_the_machines_systemd_and_removes_what_it_applied(machine: Machine) -> None:
+    machine.write("/usr/local/bin/sdcron", WRAPPER, mode=0o755)
+    before = files_below(machine, "/etc/systemd", "/var/lib/systemd/timers")
+    output = machine.run(DEMO, cwd=CHECKOUT_INSIDE, timeout=100).stdout
+    assert output.count("hello from sdcron\n") >= 2
+    assert "sdcron-database-dump.timer" in output
+    assert files_below(machine, "/etc/systemd", "/var/lib/systemd/timers") == before
+
+
+def test_the_demonstration_uses_a_users_own_service_manager(fresh_machine: Machine) -> None:
+    fresh_machine.write("/usr/local/bin/sdcron", WRAPPER, mode=0o755)
+    fresh_machine.start_user_manager()
+    output = fresh_machine.run(DEMO, cwd=CHECKOUT_INSIDE, user="tester", timeout=100).stdout
+    assert output.count("hello from sdcron\n") >= 2
+    assert ".timer" not in files_below(fresh_machine, "/home/tester")
+
+
+def test_the_demonstration_boots_a_machine_where_no_systemd_runs(release: Release) -> None:
+    if release.suite != "trixie":
+        return  # it chooses one release itself
+    command = [sys.executable, "-m", "tests.demo"]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=100)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("hello from sdcron\n") >= 2
