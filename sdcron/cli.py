@@ -77,7 +77,11 @@ def _place(user: bool, root: Path | None, backend: str, transient: bool = False)
 
 @app.command()
 def validate(
-    paths: list[Path] = _PATHS, user: bool = _USER, root: Optional[Path] = _ROOT, backend: str = _BACKEND, json: bool = _JSON
+    paths: list[Path] = _PATHS,
+    user: bool = _USER,
+    root: Optional[Path] = _ROOT,
+    backend: str = _BACKEND,
+    json: bool = _JSON,
 ) -> None:
     """Check job files and report every problem at once.
 
@@ -238,7 +242,11 @@ def remove(
 
 @app.command(name="list")
 def list_(
-    transient: bool = _TRANSIENT, user: bool = _USER, root: Optional[Path] = _ROOT, backend: str = _BACKEND, json: bool = _JSON
+    transient: bool = _TRANSIENT,
+    user: bool = _USER,
+    root: Optional[Path] = _ROOT,
+    backend: str = _BACKEND,
+    json: bool = _JSON,
 ) -> None:
     """List the applied jobs, their state, next run and source.
 
@@ -258,16 +266,23 @@ def list_(
         return
     render.table(
         ("JOB", "STATE", "NEXT", "SCHEDULE", "SOURCE"),
-        [(row.name, row.state, render.moment(row.next_run, now), ", ".join(row.schedule) or "-", row.source) for row in rows],
+        [
+            (row.name, row.state, render.moment(row.next_run, now), ", ".join(row.schedule) or "-", row.source)
+            for row in rows
+        ],
     )
 
 
 @app.command(name="next")
 def next_(
     job: Optional[str] = typer.Argument(None, help="An applied job.", metavar="[JOB]", autocompletion=_complete_job),
-    schedule: Optional[str] = typer.Option(None, "--schedule", help="A schedule to try instead of a job.", metavar="EXPR"),
+    schedule: Optional[str] = typer.Option(
+        None, "--schedule", help="A schedule to try instead of a job.", metavar="EXPR"
+    ),
     count: int = typer.Option(5, "-n", help="How many times to show.", metavar="N", min=1, max=1_000_000),
-    start: Optional[str] = typer.Option(None, "--from", help="Count from this time on (RFC 3339), not now.", metavar="TIME"),
+    start: Optional[str] = typer.Option(
+        None, "--from", help="Count from this time on (RFC 3339), not now.", metavar="TIME"
+    ),
     timezone: Optional[str] = typer.Option(None, "--timezone", help="Time zone of --schedule.", metavar="ZONE"),
     transient: bool = _TRANSIENT,
     user: bool = _USER,

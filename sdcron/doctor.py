@@ -131,7 +131,9 @@ def _applied(place: Place, backend: Backend | None) -> Iterator[Finding]:
             if state.load == "not-found":
                 drifted = True
                 yield Finding(
-                    "warning", f"{name} is loaded but its file is gone", f"systemctl stop {name}; systemctl reset-failed {name}"
+                    "warning",
+                    f"{name} is loaded but its file is gone",
+                    f"systemctl stop {name}; systemctl reset-failed {name}",
                 )
     if not drifted:
         count = len(installed.jobs)

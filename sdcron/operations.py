@@ -80,9 +80,7 @@ def file_context(place: Place) -> Context:
     from sdcron.machine import local_timezone, machine_id
 
     root = place.paths.root
-    return Context(
-        local_timezone=local_timezone(root), machine_id=machine_id(root), root_owned_only=os.geteuid() == 0
-    )
+    return Context(local_timezone=local_timezone(root), machine_id=machine_id(root), root_owned_only=os.geteuid() == 0)
 
 
 def read_jobs(place: Place, paths: Sequence[Path]) -> JobSet:
@@ -103,9 +101,7 @@ def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
         raise JobFileError(problems)
     script_dir = place.paths.on_machine(place.paths.script_dir)
     compiled = tuple(
-        compile_job(
-            job, directory=os.path.dirname(job.source.path), scope=place.paths.scope, script_dir=script_dir
-        )
+        compile_job(job, directory=os.path.dirname(job.source.path), scope=place.paths.scope, script_dir=script_dir)
         for job in jobs.jobs
     )
     passed = {job.name for job in jobs.jobs if job.systemd.unit or job.systemd.service or job.systemd.timer}
@@ -168,9 +164,7 @@ def _trusted(found: JobPaths, context: Context) -> bool:
     return not context.root_owned_only or not any(others_may_write(directory) for directory in directories)
 
 
-def plan_jobs(
-    place: Place, desired: Desired, timers: Mapping[str, UnitState] | None, *, prune: bool
-) -> Plan:
+def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | None, *, prune: bool) -> Plan:
     """What applying these jobs would change now; `timers` are the active ones, None where no systemd runs."""
     from sdcron.installed import read_installed
     from sdcron.plan import make_plan
@@ -211,7 +205,9 @@ def changing(
             f"no permission to write {error.filename}", "run it as root (sudo), or manage your own jobs with --user"
         ) from error
     except OSError as error:
-        raise SdcronError(f"{error.filename or place.paths.unit_dir}: {error.strerror}", "free space, or mend it") from error
+        raise SdcronError(
+            f"{error.filename or place.paths.unit_dir}: {error.strerror}", "free space, or mend it"
+        ) from error
 
 
 def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path, ...]:

@@ -125,7 +125,9 @@ def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"{text} is not a time", "write it as 2027-03-01T08:00:00+01:00 or 2027-03-01 08:00") from error
+        raise UsageError(
+            f"{text} is not a time", "write it as 2027-03-01T08:00:00+01:00 or 2027-03-01 08:00"
+        ) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(local_timezone(paths.root))).astimezone(UTC)
 
 

@@ -94,7 +94,7 @@ def plan(todo: Plan, *, diffs: bool) -> None:
 
 def plan_summary(todo: Plan, done: bool) -> str:
     """Such as `1 added, 2 changed, 1 removed, 7 unchanged`."""
-    counts = {action: 0 for action in _SIGNS}
+    counts = dict.fromkeys(_SIGNS, 0)
     for change in todo.changes:
         counts[change.action] += 1
     past = {"add": "added", "change": "changed", "remove": "removed", "start": "started"}

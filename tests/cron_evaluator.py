@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()  # noqa: SIM905 - reads better
-WEEKDAYS = "sun mon tue wed thu fri sat".split()  # noqa: SIM905 - reads better
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+WEEKDAYS = "sun mon tue wed thu fri sat".split()
 
 Wall = tuple[int, int, int, int, int, int]  # year, month, day, hour, minute, second
 

@@ -58,8 +58,10 @@ def job_files(count: int, directory: str = JOBS) -> dict[str, str]:
 
 def seconds(machine: Machine, *argv: str, timeout: float = 900) -> float:
     """Wall time of one command in the machine, measured inside it so that entering the machine does not count."""
-    program = "import subprocess, sys, time; b = time.monotonic(); subprocess.run(sys.argv[1:], check=True, stdout=2); " \
+    program = (
+        "import subprocess, sys, time; b = time.monotonic(); subprocess.run(sys.argv[1:], check=True, stdout=2); "
         "print(time.monotonic() - b)"
+    )
     return float(machine.run(["python3", "-c", program, *argv], timeout=timeout).stdout)
 
 
@@ -79,7 +81,9 @@ def first_apply(machine: Machine) -> list[Figure]:
     machine.write_files(job_files(SOME))
     sdcron(machine, "validate", JOBS)
     sdcron(machine, "compile", JOBS, "-o", "/etc/systemd/system")
-    peer = seconds(machine, "sh", "-c", "cd /etc/systemd/system && systemctl start $(ls | grep '^sdcron-job-[0-9]*.timer$')")
+    peer = seconds(
+        machine, "sh", "-c", "cd /etc/systemd/system && systemctl start $(ls | grep '^sdcron-job-[0-9]*.timer$')"
+    )
     machine.reset()
     apply = sdcron(machine, "apply", JOBS)
     unchanged = min(sdcron(machine, "apply", JOBS) for _ in range(3))

@@ -23,11 +23,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sdcron.doctor
-import sdcron.jobset
-import sdcron.record
-import sdcron.render
-import sdcron.verify
 from sdcron import cli
 from sdcron.backends.systemd import SystemdBackend
 from sdcron.errors import BackendError

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
-import pytest
-
-if TYPE_CHECKING:
-    from tests.machine import Machine
-
 # The same names in both: apply is given one directory that changes, seen here as two states of it.
 FIRST = {
     "same": "schedule: 0 3 1 1 *\ncommand: touch /root/ran/same\n",
