@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 
 def local_timezone(root: Path = Path("/")) -> str:
     """The IANA name that /etc/localtime links to (localtime(5)); `UTC` where there is none."""
     try:
-        target = os.readlink(root / "etc/localtime")
+        target = str((root / "etc/localtime").readlink())
     except OSError:
         return "UTC"
     _, found, name = target.partition("zoneinfo/")

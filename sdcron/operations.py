@@ -136,7 +136,10 @@ def read_desired(
     timers: Mapping[str, UnitState] | None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Desired:
-    """Read and compile what has changed since the last apply; `timers` are the active ones. Raises JobFileError, UsageError."""
+    """Read and compile what has changed since the last apply; `timers` are the active ones.
+
+    Raises JobFileError, UsageError.
+    """
     from sdcron import __version__, record
     from sdcron.jobset import find_files, read_files
     from sdcron.units import FORMAT
@@ -231,7 +234,10 @@ def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path,
 
 
 def verify_passed_through(place: Place, jobs: JobSet) -> None:
-    """Have systemd check the directives under `systemd:`; raises JobFileError. Other jobs need no systemd to validate."""
+    """Have systemd check the directives under `systemd:`. Other jobs need no systemd to validate.
+
+    Raises JobFileError.
+    """
     from sdcron.jobset import check_supported
     from sdcron.units import compile_job
     from sdcron.verify import verify_units

@@ -50,7 +50,7 @@ class Change:
         return {**units, **({"script": self.after.script} if self.after.script is not None else {})}
 
     def diff(self) -> str:
-        """A unified diff of every unit that differs, `/dev/null` standing for absent, as diff(1) -u writes it."""
+        """What differs in every unit, in the unified format; `/dev/null` stands for a unit that is not there."""
         before, after = self.texts_before(), self.texts_after()
         lines: list[str] = []
         for name in sorted({*before, *after}):
@@ -89,8 +89,11 @@ def make_plan(
     same: Collection[str] = (),
     prune: bool = True,
 ) -> Plan:
-    """Compare. `directories` and `files` are what was applied: a job that came from there and is gone is removed.
-    `same` are jobs known to be as they were applied, which are in neither `desired` nor `installed`. `loaded` None means that no systemd runs there (`--root`).
+    """Compare what should be with what is.
+
+    `directories` and `files` are what was applied: a job that came from there and is gone is removed. `same` are jobs
+    known to be as they were applied, which are in neither `desired` nor `installed`. `loaded` None means that no
+    systemd runs there (`--root`).
 
     Raises JobFileError when a job's name belongs to another directory or to a foreign unit.
     """

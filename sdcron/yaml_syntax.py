@@ -85,7 +85,7 @@ _SIGNS: tuple[tuple[str, str, str], ...] = (
 
 
 def explain(error: Exception, text: str) -> tuple[str, str, tuple[int, int]]:
-    """Message, hint, and line and column (from 1) of a yaml.YAMLError; most are MarkedYAMLErrors, which know a place."""
+    """Message, hint, and line and column (from 1) of a yaml.YAMLError; most of them know a place."""
     context, problem = getattr(error, "context", "") or "", getattr(error, "problem", "") or str(error)
     context_mark, problem_mark = getattr(error, "context_mark", None), getattr(error, "problem_mark", None)
     lines = LINE_BREAK.split(text)

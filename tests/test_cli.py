@@ -1,4 +1,4 @@
-"""The command line: exit codes, one-line errors, JSON shapes, plain lines for pipes. No systemd: everything below --root."""
+"""The command line without systemd, all below --root: exit codes, one-line errors, JSON, plain lines for pipes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from sdcron.cli import app, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 COMMANDS = ["validate", "plan", "apply", "compile", "remove", "list", "next", "schema", "new", "doctor"]
 

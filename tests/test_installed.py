@@ -12,7 +12,10 @@ from sdcron.job import Retry
 from tests.compiled import DIRECTORY, compiled, install, paths_below
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sdcron.paths import Paths
 
 JOBS = (
     compiled("plain"),
@@ -86,7 +89,7 @@ def test_units_of_others_are_foreign_and_never_ours(tmp_path: Path) -> None:
 
 def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path) -> None:
     job = compiled("again", retry=Retry(timedelta(minutes=5), attempts=2), script="true")
-    for damage in (
+    damages: tuple[Callable[[Paths], object], ...] = (
         lambda paths: (paths.unit_dir / "sdcron-again.service").unlink(),
         lambda paths: (paths.unit_dir / "sdcron-again:retry-2.timer").unlink(),
         lambda paths: (paths.wants_dir / "sdcron-again.timer").unlink(),
@@ -95,7 +98,8 @@ def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path)
         lambda paths: (paths.unit_dir / "sdcron-again.timer").write_text(
             job.units[1].text.replace("[Timer]", "[Timer]\nWakeSystem=yes")
         ),
-    ):
+    )
+    for damage in damages:
         paths = paths_below(tmp_path)
         install(paths, [job])
         assert read_installed(paths).jobs["again"].same_files(job)

@@ -23,14 +23,14 @@ ORDER = """
     errors paths machine span files
     entries cron daylight calendars intervals oncalendar schedule
     job
-    yaml_nodes schema_check job_schema job_values passthrough jobfile template
+    yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_keys jobfile template
     escape sandbox retry units verify
     jobset
-    installed backends backends.transient backends.systemd
-    plan record apply
+    installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
+    plan record apply apply_transient
     operations queries doctor
     render
-    cli __main__
+    cli.options cli.applying cli.asking cli __main__
 """.split()
 
 #: Third-party packages, and the only modules that may import them.
@@ -38,7 +38,7 @@ CONFINED = {
     "yaml": {"yaml_nodes"},
     "jsonschema": {"job_schema"},
     "pystemd": {"backends.systemd"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli.applying", "cli.asking", "cli.options"},
     "rich": {"render"},
     "croniter": set(),
 }

@@ -1,0 +1,177 @@
+"""Commands that read job files and make the machine what they say: validate, plan, apply, compile, remove."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from sdcron.cli.options import BACKEND, JOBS, JSON, PATHS, PRUNE, ROOT, TRANSIENT, USER, YES, app, place_of
+from sdcron.errors import ExitCode
+
+
+@app.command()
+def validate(
+    paths: list[Path] = PATHS,
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
+    json: bool = JSON,
+) -> None:
+    """Check job files and report every problem at once.
+
+    Example: sdcron validate jobs/
+    """
+    from sdcron import operations, render
+
+    place = place_of(user, root, backend)
+    jobs = operations.read_jobs(place, paths)
+    operations.verify_passed_through(place, jobs)
+    if json:
+        render.as_json({"jobs": [job.name for job in jobs.jobs], "problems": []})
+        return
+    count = len(jobs.jobs)
+    render.line(f"{count} job{'' if count == 1 else 's'}, no problems")
+
+
+@app.command()
+def plan(
+    paths: list[Path] = PATHS,
+    check: bool = typer.Option(False, "--check", help="Exit 5 if there is anything to do."),
+    prune: bool = PRUNE,
+    transient: bool = TRANSIENT,
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
+    json: bool = JSON,
+) -> None:
+    """Show what apply would do, as a diff of units; change nothing.
+
+    Example: sdcron plan jobs/ --check
+    """
+    from sdcron import operations, render
+
+    place = place_of(user, root, backend, transient)
+    progress = render.Progress()
+    with operations.connect(place) as manager:
+        timers = manager.active_timers() if manager else None
+        desired = operations.read_desired(place, paths, timers, progress)
+        todo = operations.plan_jobs(place, desired, timers, prune=prune)
+    progress.end()
+    if json:
+        render.as_json(render.plan_json(todo))
+    else:
+        render.plan(todo, diffs=True)
+        render.line(render.plan_summary(todo, done=False) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    if check and todo:
+        raise typer.Exit(ExitCode.DRIFT)
+
+
+@app.command()
+def apply(
+    paths: list[Path] = PATHS,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the changes and make none."),
+    prune: bool = PRUNE,
+    transient: bool = TRANSIENT,
+    yes: bool = YES,
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
+    json: bool = JSON,
+) -> None:
+    """Make the machine's timers what the job files say: all of it, or nothing.
+
+    Runs no job by itself, whatever was edited, and touches no unit that it did not make. A job that left the
+    directory is removed; removing more than you may expect is asked about on a terminal.
+
+    Example: sudo sdcron apply /etc/sdcron/jobs
+    """
+    from sdcron import operations, render
+
+    place = place_of(user, root, backend, transient)
+    if dry_run:
+        plan(paths, False, prune, transient, user, root, backend, json)
+        return
+    progress = render.Progress()
+    with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
+        if applier.recovered:
+            render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
+        timers = manager.active_timers() if manager else None
+        desired = operations.read_desired(place, paths, timers, progress)
+        todo = operations.plan_jobs(place, desired, timers, prune=prune)
+        removed = [change.name for change in todo.changes if change.action == "remove"]
+        if removed and not yes and not json and sys.stdin.isatty():
+            progress.end()
+            render.plan(todo, diffs=False)
+            if not typer.confirm(f"Remove {', '.join(removed)}?"):
+                raise typer.Exit(ExitCode.FAILED)
+        applier.carry_out(todo)
+        operations.remember(place, desired)
+    progress.end()
+    if not desired.found.chosen:
+        render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
+    if json:
+        render.as_json({**render.plan_json(todo), "applied": True})
+        return
+    render.plan(todo, diffs=False)
+    render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
+
+
+@app.command(name="compile")
+def compile_(
+    paths: list[Path] = PATHS,
+    output: Path = typer.Option(..., "-o", "--output", help="Directory for the units.", metavar="DIR"),
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    json: bool = JSON,
+) -> None:
+    """Write the units into a directory and touch nothing else.
+
+    Example: sdcron compile jobs/ -o /tmp/units
+    """
+    from sdcron import operations, render
+
+    place = place_of(user, root, "auto")
+    compiled = operations.compile_jobs(place, operations.read_jobs(place, paths))
+    written = operations.write_units(compiled, output)
+    if json:
+        render.as_json({"files": [str(path) for path in written]})
+        return
+    for path in written:
+        render.line(str(path))
+
+
+@app.command()
+def remove(
+    jobs: list[str] = JOBS,
+    yes: bool = YES,
+    transient: bool = TRANSIENT,
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
+    json: bool = JSON,
+) -> None:
+    """Remove applied jobs: timers, services, stamps. Job files stay.
+
+    Example: sudo sdcron remove backup
+    """
+    from sdcron import operations, queries, render
+    from sdcron.plan import removal_plan
+
+    place = place_of(user, root, backend, transient)
+    with operations.connect(place) as manager, operations.changing(place, manager) as applier:
+        installed = operations.installed_jobs(place)
+        unknown = [name for name in jobs if name not in installed.jobs]
+        if unknown:
+            raise queries.unknown_job(unknown[0], installed)
+        if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
+            raise typer.Exit(ExitCode.FAILED)
+        todo = removal_plan(jobs, installed)
+        applier.carry_out(todo)
+    if json:
+        render.as_json(render.plan_json(todo))
+        return
+    render.plan(todo, diffs=False)
+    render.note("the job files stay: the next apply of their directory brings these jobs back")

@@ -1,0 +1,71 @@
+"""The typer application, and the options and arguments that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sdcron import __version__
+from sdcron.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdcron.operations import Place
+
+app = typer.Typer(
+    name="sdcron",
+    help="Jobs for systemd machines: YAML files become timers.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+def complete_job(incomplete: str) -> list[str]:
+    """Names of applied jobs, of either scope, for shell completion."""
+    from sdcron.operations import installed_jobs, make_place
+
+    names: set[str] = set()
+    for user in (False, True):
+        names.update(installed_jobs(make_place(user=user, root=None, backend="auto")).jobs)
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+USER = typer.Option(False, "--user/--system", help="Your own service manager, or the machine's (default).")
+ROOT = typer.Option(None, "--root", help="Work on the file system below DIR; no systemd is asked.", metavar="DIR")
+BACKEND = typer.Option("auto", "--backend", help="auto, systemd or local.", metavar="NAME")
+JSON = typer.Option(False, "--json", help="Print one JSON document.")
+PATHS = typer.Argument(..., help="Job files, or directories of them.", metavar="PATH...")
+PRUNE = typer.Option(True, "--prune/--no-prune", help="Remove jobs whose file left the directory (default).")
+TRANSIENT = typer.Option(False, "--transient", help="Units that live until the next boot; nothing in /etc.")
+YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
+JOBS = typer.Argument(..., help="Names of applied jobs.", metavar="JOB...", autocompletion=complete_job)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"sdcron {__version__}\n")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Jobs for systemd machines: YAML files become timers.
+
+    Start with `sdcron new hello`, then `sdcron apply .` and `systemctl list-timers`.
+    """
+
+
+def place_of(user: bool, root: Path | None, backend: str, transient: bool = False) -> Place:
+    """The place that the options name. Raises UsageError for a backend nobody knows."""
+    from sdcron.operations import make_place
+
+    if backend not in ("auto", "systemd", "local"):
+        raise UsageError(f"no backend is called {backend}", "auto, systemd or local")
+    return make_place(user=user, root=root, backend=backend, transient=transient)
