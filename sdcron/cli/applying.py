@@ -81,7 +81,7 @@ def apply(
     backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
-    """Make the machine's timers what the job files say: all of it, or nothing.
+    """Make the timers what the job files say: all or nothing.
 
     Runs no job by itself, whatever was edited, and touches no unit that it did not make. A job that left the
     directory is removed; removing more than you may expect is asked about on a terminal.

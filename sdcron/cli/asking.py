@@ -116,7 +116,9 @@ def new(
 
 @app.command()
 def doctor(user: bool = USER, root: Optional[Path] = ROOT, json: bool = JSON) -> None:
-    """Check the machine, and say what to do: systemd, journal, clock, permissions, drift.
+    """Check the machine, and say what to do.
+
+    Looks at systemd, the journal, the clock, permissions, and units that differ from what was applied.
 
     Example: sudo sdcron doctor
     """

@@ -197,4 +197,7 @@ def try_all(how: str, directories: tuple[str, str], ran: Path) -> dict[str, Any]
 if __name__ == "__main__":
     watch_systemd()
     how, first, second, ran_directory = sys.argv[1:]
+    # What a command imports is imported once, and not by every child anew.
+    with redirect_stdout(io.StringIO()):
+        cli.run(["plan", first])
     sys.stdout.write(json.dumps(try_all(how, (first, second), Path(ran_directory))) + "\n")
