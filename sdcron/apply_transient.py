@@ -72,6 +72,11 @@ class TransientApplier(Applier):
 
     def _restore(self, step: Step) -> None:
         self._restoring = True
+        if self._backend:
+            # A killed apply may not have come to stop them all, and a timer that is active keeps its job in memory.
+            jobs = frozenset(step.jobs)
+            active = [name for name in self._backend.active_timers() if _job_of(name) in jobs and ":retry-" not in name]
+            step = replace(step, stop=sorted({*step.stop, *active}))
         super()._restore(step)
 
     def _forget_old_texts(self, backend: Backend, step: Step) -> None:

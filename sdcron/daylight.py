@@ -8,7 +8,7 @@ Reads zone data through zoneinfo and nothing else; instants are whole seconds si
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 
@@ -26,11 +26,16 @@ _PROBE = 5 * DAY  # changes are searched in stretches of this length; none comes
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Clocks change at `instant` from `before` to `after` seconds east of UTC."""
+    """Clocks change at `instant` from `before` to `after` seconds east of UTC.
+
+    `to_standard`: what follows counts as standard time. So it is in autumn, but in Europe/Dublin and Africa/Casablanca,
+    where winter and Ramadan are the exception, in spring.
+    """
 
     instant: int
     before: int
     after: int
+    to_standard: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Occasion:
     """A clock change on one of several dates in UTC: each year's (`year` 0), or that of one year.
 
     `dates` are (month, day) pairs of which the one on `weekday` (Sunday = 0) is meant; for one year there is only one.
-    `second` is the time of day in UTC, `before` and `after` are offsets; all in seconds.
+    `second` is the time of day in UTC, `before` and `after` are offsets; all in seconds. `to_standard` as in Change.
     """
 
     year: int
@@ -47,6 +52,7 @@ class Occasion:
     second: int
     before: int
     after: int
+    to_standard: bool
 
 
 def is_utc(zone: str) -> bool:
@@ -98,7 +104,8 @@ def changes(zone: str, year: int) -> tuple[Change, ...]:
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (middle, high) if _offset(zone, middle) == before else (low, middle)
-            found.append(Change(high, before, after))
+            standard = not datetime.fromtimestamp(high, zone_clock(zone)).dst()
+            found.append(Change(high, before, after, standard))
             before = after
     return tuple(found)
 
@@ -133,8 +140,7 @@ def _rules(zone: str) -> tuple[Occasion, ...] | None:
         return None
     rules: list[Occasion] = []
     for same in zip(*years, strict=True):
-        first = same[0]
-        alike = {(occasion.weekday, occasion.second, occasion.before, occasion.after) for occasion in same}
+        alike = {replace(occasion, year=0, dates=()) for occasion in same}
         dates = tuple(sorted({occasion.dates[0] for occasion in same}))
         numbers = [day_number(2001, month, day) for month, day in dates]
         # A rule such as "the last Sunday of March": seven dates in a row, clear of February and of the year's ends
@@ -143,7 +149,7 @@ def _rules(zone: str) -> tuple[Occasion, ...] | None:
             return None
         if numbers[0] < day_number(2001, 3, 2) or numbers[-1] > day_number(2001, 12, 30):
             return None
-        rules.append(Occasion(0, dates, first.weekday, first.second, first.before, first.after))
+        rules.append(replace(same[0], year=0, dates=dates))
     return tuple(rules)
 
 
@@ -151,7 +157,13 @@ def _occasion(change: Change) -> Occasion:
     moment = datetime.fromtimestamp(change.instant, UTC)
     weekday = moment.isoweekday() % 7
     return Occasion(
-        moment.year, ((moment.month, moment.day),), weekday, change.instant % DAY, change.before, change.after
+        moment.year,
+        ((moment.month, moment.day),),
+        weekday,
+        change.instant % DAY,
+        change.before,
+        change.after,
+        change.to_standard,
     )
 
 

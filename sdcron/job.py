@@ -47,10 +47,14 @@ class Otherwise(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a job was written: absolute path of its file, and the line (from 1) it starts on."""
+    """Where a job was written: absolute path of its file, and the line (from 1) it starts on.
+
+    `shown` is the path as the user gave it, for messages.
+    """
 
     path: str
     line: int = 1
+    shown: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,12 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """One `Key=value` line that the user passes through to systemd as it is."""
+    """One `Key=value` line that the user passes through to systemd as it is, and where it was written (from 1)."""
 
     key: str
     value: str
+    line: int = field(default=0, compare=False)
+    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,10 @@ class Passthrough:
     unit: tuple[Directive, ...] = ()
     service: tuple[Directive, ...] = ()
     timer: tuple[Directive, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether anything is passed through."""
+        return bool(self.unit or self.service or self.timer)
 
 
 @dataclass(frozen=True, slots=True)

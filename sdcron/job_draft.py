@@ -46,6 +46,10 @@ class Draft:
                 return base + path[length:]
         return self.path + path
 
+    def locate(self, path: Path) -> tuple[int, int]:
+        """The line and column, from 1, of a value of the job."""
+        return self.document.locate(Finding(self.place(path), ""))
+
     def refuse(
         self, path: Path, message: str, hint: str = "", *, at_key: bool = False, offset: int | None = None
     ) -> None:

@@ -336,7 +336,7 @@ def _directives(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[Direc
                     f"{label(item_place)} ends with a blank or a backslash, which a unit file cannot express",
                     "remove it",
                 )
-            found.append(Directive(name, text))
+            found.append(Directive(name, text, *draft.locate(item_place)))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from sdcron.job_schema import findings as schema_findings
 from sdcron.job_schema import label, schema_text
 from sdcron.yaml_nodes import MAX_CHARACTERS, Data, Document, Finding, decode, read_document
 from sdcron.yaml_nodes import Path as NodePath
+from sdcron.yaml_syntax import LINE_BREAK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +90,16 @@ def locate_key(path: str, job_name: str, key: str) -> tuple[int, int, str]:
     return 0, 0, ""
 
 
+def line_of(path: str, line: int) -> str:
+    """The text of a job file's line, counted from 1; empty when it cannot be read (again)."""
+    try:
+        text = decode(Path(path).read_bytes())[0]
+    except OSError:
+        return ""
+    lines = LINE_BREAK.split(text)
+    return lines[line - 1] if 0 < line <= len(lines) else ""
+
+
 def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[Job, ...], tuple[Problem, ...]]:
     document = read_document(text)
     if document.root is None:
@@ -108,37 +119,37 @@ def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[
     found += of_schema
     refused = frozenset(finding.path for finding in of_schema)
     if "jobs" in data:
-        jobs = _several(document, data, source, context, refused, found)
+        jobs = _several(document, data, Source(source, shown=shown), context, refused, found)
     else:
-        jobs = _single(document, data, source, context, refused, found)
+        jobs = _single(document, data, Source(source, shown=shown), context, refused, found)
     return jobs, _problems(document, found, shown) if found else ()
 
 
 def _single(
     document: Document,
     data: dict[str, Data],
-    source: str,
+    source: Source,
     context: Context,
     refused: frozenset[NodePath],
     found: list[Finding],
 ) -> tuple[Job, ...]:
     name = data.get("name")
     if name is None and "name" not in data:
-        name = PurePath(source).stem
+        name = PurePath(source.path).stem
         if not is_job_name(name):
             hint = "rename the file, or add `name:` with letters, digits, '-', '_' and '.'"
             found.append(Finding((), f"the file name gives no job name: {name!r}", hint))
     values = {key: value for key, value in data.items() if key != "name"}
     draft = Draft(str(name), document, (), values, {}, refused)
     line = document.root.line if document.root else 1
-    job = _finish(draft, Source(source, line), context, found)
+    job = _finish(draft, replace(source, line=line), context, found)
     return (job,) if job is not None and not found else ()
 
 
 def _several(
     document: Document,
     data: dict[str, Data],
-    source: str,
+    source: Source,
     context: Context,
     refused: frozenset[NodePath],
     found: list[Finding],
@@ -167,7 +178,7 @@ def _several(
         node = document.node(path)
         key = document.root.members["jobs"].names.get(name) if document.root else None
         line = key.line if key else node.line if node else 1
-        job = _finish(draft, Source(source, line), context, found)
+        job = _finish(draft, replace(source, line=line), context, found)
         if job is not None:
             jobs.append(job)
     return tuple(jobs) if not document.findings else ()

@@ -77,8 +77,8 @@ def read_files(
             read, wrong = read_file(file, context)
             jobs += read
             problems.update(dict.fromkeys(wrong))
-    taken = {name: Source(absolute) for absolute, names in skip.items() for name in names}
-    problems.update(dict.fromkeys(_repeated_names(jobs, found.chosen, taken)))
+    taken = {name: Source(path, shown=str(found.chosen[path])) for path, names in skip.items() for name in names}
+    problems.update(dict.fromkeys(_repeated_names(jobs, taken)))
     if problems:
         raise JobFileError(tuple(problems))
     return JobSet(tuple(sorted(jobs, key=lambda job: job.name)), found.directories, found.files)
@@ -108,7 +108,7 @@ def _root_keys(job: Job) -> list[str]:
 
 def _problem_at(job: Job, key: str, message: str, hint: str) -> Problem:
     line, column, source_line = locate_key(job.source.path, job.name, key)
-    return Problem(job.source.path, line or job.source.line, column or 1, message, key, hint, source_line)
+    return Problem(job.source.shown, line or job.source.line, column or 1, message, key, hint, source_line)
 
 
 def _files(path: Path) -> tuple[list[Path], bool]:
@@ -126,15 +126,15 @@ def _files(path: Path) -> tuple[list[Path], bool]:
     return [path / name for name in names if not name.startswith(".")], True
 
 
-def _repeated_names(jobs: Sequence[Job], shown: Mapping[str, Path], taken: Mapping[str, Source]) -> list[Problem]:
+def _repeated_names(jobs: Sequence[Job], taken: Mapping[str, Source]) -> list[Problem]:
     """A problem for every job whose name an earlier one has."""
     problems = []
     first = dict(taken)
     for job in jobs:
         other = first.setdefault(job.name, job.source)
         if other is not job.source:
-            where = f"{shown[other.path]}:{other.line}"
+            where = f"{other.shown}:{other.line}"
             message = f"the job name '{job.name}' is taken already, by {where}"
             hint = "rename one of the two; names are unique over everything that is applied together"
-            problems.append(Problem(str(shown[job.source.path]), job.source.line, 1, message, "name", hint))
+            problems.append(Problem(job.source.shown, job.source.line, 1, message, "name", hint))
     return problems

@@ -2,7 +2,9 @@
 
 Measured on systemd 252, 257 and 262 (all three alike): a line in local time skips what falls into a spring gap and
 runs in the first pass of an autumn overlap; but looked at during the second pass (another line has just fired), it
-runs in that pass again. So what local lines lack is added in UTC, and what they would repeat is taken out of them.
+runs in that pass again. Where summer is the standard time, as in Europe/Dublin, a line whose time falls into a spring
+gap may skip the rest of that day too: mktime(3) moves the time out of the gap to the side that is not standard time,
+and systemd refuses to go back. So what local lines lack is added in UTC, and what they would repeat is taken out.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def _entry_lines(entry: Entry, entries: tuple[Entry, ...], local_zone: str) -> I
     yield from _base_lines(entry, entries, suffix, utc_suffix)
     for occasion in occasions(entry.zone):
         extra = _second_pass(entry, occasion) if entry.steps else _at_jump(entry, occasion)
-        yield from (line.text(utc_suffix, ranges=True) for line in extra)
+        yield from (line.text(utc_suffix, ranges=True) for line in (*extra, *_rest_of_day(entry, occasion)))
 
 
 def _in_utc(entry: Entry) -> tuple[Entry, ...]:
@@ -78,6 +80,19 @@ def _at_jump(entry: Entry, occasion: Occasion) -> Iterator[Entry]:
     second = occasion.second
     times = ((second // 3600,), (second // 60 % 60,), (second % 60,))
     yield from _dated(entry, occasion, kept, 0, (times,))
+
+
+def _rest_of_day(entry: Entry, occasion: Occasion) -> Iterator[Entry]:
+    """The times after a spring gap that leads to standard time, on the dates on which another one falls into the gap.
+
+    The local line may have some of them too: an instant that two lines name is one run.
+    """
+    if occasion.after <= occasion.before or not occasion.to_standard:
+        return
+    for shift, start, end in _local_days(occasion.second + occasion.before, occasion.second + occasion.after):
+        dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
+        if dates:
+            yield from _wall_lines(entry, occasion, dates, shift, (end, DAY), occasion.after)
 
 
 def _second_pass(entry: Entry, occasion: Occasion) -> Iterator[Entry]:

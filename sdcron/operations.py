@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.errors import BackendError, JobFileError, SdcronError, UsageError
+from sdcron.errors import BackendError, JobFileError, Problem, SdcronError, UsageError
 from sdcron.paths import Paths, Scope, system_paths, user_paths
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sdcron.apply import Applier
     from sdcron.backends import Backend, UnitState
     from sdcron.installed import Installed
+    from sdcron.job import Job
     from sdcron.jobfile import Context
     from sdcron.jobset import JobPaths, JobSet
     from sdcron.plan import Plan
@@ -36,6 +37,8 @@ class Place:
     paths: Paths
     offline: bool = False
     transient: bool = False
+    other: Paths | None = None
+    """Where the same scope's jobs of the other kind are: transient ones beside persistent ones, and the reverse."""
 
     @property
     def user(self) -> bool:
@@ -54,9 +57,11 @@ def make_place(*, user: bool, root: Path | None, backend: str, transient: bool =
     if transient and offline:
         raise UsageError("--transient units live in a running systemd", "leave --root away")
     paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
+    if offline:
+        return Place(paths, offline)
     if transient:
-        paths = paths.transient()
-    return Place(paths, offline, transient)
+        return Place(paths.transient(), transient=True, other=paths)
+    return Place(paths, other=paths.transient())
 
 
 @contextmanager
@@ -102,13 +107,24 @@ def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
     script_dir = place.paths.on_machine(place.paths.script_dir)
     compiled = tuple(
         compile_job(job, directory=os.path.dirname(job.source.path), scope=place.paths.scope, script_dir=script_dir)
-        for job in jobs.jobs
+        for job in (_for_this_boot(jobs.jobs) if place.transient else jobs.jobs)
     )
-    passed = {job.name for job in jobs.jobs if job.systemd.unit or job.systemd.service or job.systemd.timer}
-    problems = verify_units([job for job in compiled if job.name in passed], user=place.user)
+    passed = {job.name: job for job in jobs.jobs if job.systemd}
+    problems = verify_units(passed, [job for job in compiled if job.name in passed], user=place.user)
+    if place.transient:
+        from sdcron.backends.transient import refusals
+
+        problems += refusals(compiled)
     if problems:
         raise JobFileError(problems)
     return compiled
+
+
+def _for_this_boot(jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """The jobs without `missed: run`, which is for times when the machine is off, and whose stamps outlive the boot."""
+    from sdcron.job import Missed
+
+    return tuple(replace(job, missed=Missed.SKIP) for job in jobs)
 
 
 def installed_jobs(place: Place) -> Installed:
@@ -172,6 +188,9 @@ def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | 
     from sdcron.installed import read_installed
     from sdcron.plan import make_plan
 
+    problems = _applied_the_other_way(place, desired.compiled)
+    if problems:
+        raise JobFileError(problems)
     return make_plan(
         desired.compiled,
         read_installed(place.paths, skip=desired.same_units),
@@ -180,6 +199,22 @@ def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | 
         files=frozenset(desired.found.files),
         same=desired.same,
         prune=prune,
+    )
+
+
+def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[Problem, ...]:
+    """A problem for each job whose units the same manager has, transient beside persistent or the reverse."""
+    from sdcron.units import service_name
+
+    if place.other is None or not place.other.unit_dir.is_dir():
+        return ()
+    names = frozenset(os.listdir(place.other.unit_dir))
+    how, option = ("without --transient", "") if place.transient else ("with --transient", " --transient")
+    hint = f"rename one of the two, or first: sdcron remove{option}"
+    return tuple(
+        Problem(job.source, 0, 0, f"job {job.name} is there already {how}", "name", f"{hint} {job.name}")
+        for job in jobs
+        if service_name(job.name) in names
     )
 
 
@@ -198,9 +233,14 @@ def changing(
     """Hold the apply lock, finish what a killed apply left, and hand out the Applier. Raises LockHeldError."""
     from sdcron.apply import Applier, apply_lock
 
+    applier_class = Applier
+    if place.transient:
+        from sdcron.apply_transient import TransientApplier
+
+        applier_class = TransientApplier
     try:
         with apply_lock(place.paths, LOCK_WAIT_SECONDS):
-            applier = Applier(place.paths, backend, progress=progress)
+            applier = applier_class(place.paths, backend, progress=progress)
             applier.recover()
             yield applier
     except PermissionError as error:
@@ -243,12 +283,9 @@ def verify_passed_through(place: Place, jobs: JobSet) -> None:
     from sdcron.verify import verify_units
 
     later = {problem.path for problem in check_supported(jobs.jobs)}
-    compiled = [
-        compile_job(job, directory="", scope=place.paths.scope, script_dir="/")
-        for job in jobs.jobs
-        if job.source.path not in later and (job.systemd.unit or job.systemd.service or job.systemd.timer)
-    ]
-    problems = verify_units(compiled, user=place.user)
+    passed = {job.name: job for job in jobs.jobs if job.systemd and job.source.shown not in later}
+    compiled = [compile_job(job, directory="", scope=place.paths.scope, script_dir="/") for job in passed.values()]
+    problems = verify_units(passed, compiled, user=place.user)
     if problems:
         raise JobFileError(problems)
 

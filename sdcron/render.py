@@ -36,6 +36,15 @@ def paint(text: str, colour: str, stream: TextIO) -> str:
     return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
 
 
+def plain(text: str) -> str:
+    """`text` with what a terminal would obey, or hide, shown as escapes: job files are written by others."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in "\t\n" else sign.encode("unicode_escape").decode("ascii") for sign in text
+    )
+
+
 def line(text: str = "") -> None:
     """One line on stdout."""
     sys.stdout.write(text + "\n")
@@ -58,24 +67,24 @@ def as_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
 
 def error(failure: SdcronError) -> None:
     """One line of what is wrong and one of what to do, on stderr."""
-    note(f"{paint('sdcron: ', 'red', sys.stderr)}{failure.message}")
+    note(f"{paint('sdcron: ', 'red', sys.stderr)}{plain(failure.message)}")
     if failure.hint:
-        note(f"  {paint('hint:', 'cyan', sys.stderr)} {failure.hint}")
+        note(f"  {paint('hint:', 'cyan', sys.stderr)} {plain(failure.hint)}")
 
 
 def problems(found: Sequence[Problem]) -> None:
     """Every problem as `path:line:column: message`, its source line, a caret and the hint, on stderr."""
     for problem in found:
-        note(paint(str(problem), "bold", sys.stderr))
+        note(paint(plain(str(problem)), "bold", sys.stderr))
         if problem.source_line:
             number = f"{problem.line:>5} | "
-            before = problem.source_line[: max(problem.column - 1, 0)]
+            before = plain(problem.source_line[: max(problem.column - 1, 0)])
             # A tab before the caret is kept, so that the caret stands below the character on any terminal.
             indent = "".join("\t" if character == "\t" else " " for character in before)
-            note(f"{number}{problem.source_line}")
+            note(f"{number}{plain(problem.source_line)}")
             note(f"{' ' * (len(number) - 2)}| {indent}{paint('^', 'red', sys.stderr)}")
         if problem.hint:
-            note(f"  {paint('hint:', 'cyan', sys.stderr)} {problem.hint}")
+            note(f"  {paint('hint:', 'cyan', sys.stderr)} {plain(problem.hint)}")
     count = len(found)
     note(f"sdcron: {count} problem{'' if count == 1 else 's'}, nothing was changed")
 
@@ -116,7 +125,7 @@ def plan_json(todo: Plan) -> dict[str, Any]:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns on a terminal; in a pipe the cells of a row with tabs between, no headings."""
-    rows = [tuple(row) for row in rows]
+    rows = [tuple(map(plain, row)) for row in rows]
     if not is_terminal(sys.stdout):
         for row in rows:
             line("\t".join(row))
@@ -136,17 +145,17 @@ def moment(when: datetime | None, now: datetime) -> str:
 
 
 def distance(left: timedelta) -> str:
-    """`in 5min`, `in 3h 20min`, `2d ago`: two units at most."""
+    """`in 5min`, `in 3h 20min`, `2d ago`: the largest unit, and the next smaller one if there is any of it."""
     seconds = round(abs(left.total_seconds()))
-    parts = []
-    for name, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    first = next((index for index, (_, size) in enumerate(units) if seconds >= size), None)
+    if first is None:
+        return "now"
+    words = []
+    for name, size in units[first : first + 2]:
         count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count}{name}")
-    words = " ".join(parts[:2]) or "now"
-    if words == "now":
-        return words
-    return f"in {words}" if left.total_seconds() > 0 else f"{words} ago"
+        words += [f"{count}{name}"] if count else []
+    return f"in {' '.join(words)}" if left.total_seconds() > 0 else f"{' '.join(words)} ago"
 
 
 def findings(found: Sequence[Finding]) -> None:
@@ -199,7 +208,7 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _diff(text: str) -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    for row in text.splitlines():
+    for row in plain(text).split("\n")[:-1]:
         line("  " + (paint(row, colours[row[0]], sys.stdout) if row[:1] in colours else row))
 
 

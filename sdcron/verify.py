@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -10,38 +11,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.errors import Problem
+from sdcron.jobfile import line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from sdcron.units import CompiledJob
+    from sdcron.job import Directive, Job
+    from sdcron.units import CompiledJob, Unit
 
 _TIMEOUT_SECONDS = 60
+_MANUALS = {
+    "unit": "systemd.unit(5)",
+    "service": "systemd.service(5), systemd.exec(5) and systemd.resource-control(5)",
+    "timer": "systemd.timer(5)",
+}
+_LOCATED = re.compile(r"(?P<unit>[^/]+\.(?:service|timer)):(?:(?P<line>\d+):)? (?P<message>.*)")
 
 
-def verify_units(jobs: Sequence[CompiledJob], *, user: bool) -> tuple[Problem, ...]:
-    """What the verifier says of these jobs' units, a Problem a line. Empty where systemd-analyze is not installed."""
+def verify_units(jobs: Mapping[str, Job], compiled: Sequence[CompiledJob], *, user: bool) -> tuple[Problem, ...]:
+    """What the verifier says of the units of these jobs, given by name, a Problem a line.
+
+    Empty where systemd-analyze is not installed.
+    """
     program = shutil.which("systemd-analyze")
-    if program is None or not jobs:
+    if program is None or not compiled:
         return ()
     with tempfile.TemporaryDirectory(prefix="sdcron-verify-") as directory:
-        sources = {}
-        for job in jobs:
-            for unit in job.units:
-                path = Path(directory, unit.name)
-                path.write_text(unit.text, encoding="utf-8")
-                sources[unit.name] = job.source
+        units = {unit.name: (jobs[job.name], unit) for job in compiled for unit in job.units}
+        for _, unit in units.values():
+            Path(directory, unit.name).write_text(unit.text, encoding="utf-8")
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:", "SYSTEMD_LOG_COLOR": "0"}
         scope = "--user" if user else "--system"
-        command = [program, scope, "--man=no", "verify", *sorted(str(Path(directory, name)) for name in sources)]
+        command = [program, scope, "--man=no", "verify", *sorted(str(Path(directory, name)) for name in units)]
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False, env=environment
         )
-        return tuple(_problem(line, directory, sources) for line in result.stderr.splitlines() if directory in line)
+        return tuple(dict.fromkeys(_problems(result.stderr.splitlines(), f"{directory}/", units)))
 
 
-def _problem(line: str, directory: str, sources: dict[str, str]) -> Problem:
-    place, _, message = line.partition(f"{directory}/")[2].partition(": ")
-    unit = place.split(".service:")[0].split(".timer:")[0]
-    source = next((path for name, path in sources.items() if name.startswith(unit)), unit)
-    return Problem(source, 0, 0, f"systemd: {message or line}", "systemd", "see systemd.exec(5) and systemd.service(5)")
+def _problems(said: Sequence[str], directory: str, units: Mapping[str, tuple[Job, Unit]]) -> Iterator[Problem]:
+    """The lines about these units, each at the directive it is about; others are about what the machine has besides."""
+    for line in said:
+        located = _LOCATED.fullmatch(line.removeprefix(directory))
+        if located is None or located["unit"] not in units:
+            continue
+        job, unit = units[located["unit"]]
+        message = located["message"].removesuffix(".").removesuffix(", ignoring").replace(", ignoring:", ":")
+        text = unit.text.splitlines()[int(located["line"]) - 1] if located["line"] else ""
+        section, directive = _directive(job, unit, text)
+        key = f"systemd.{section}.{directive.key}" if directive else "systemd"
+        where = (directive.line, directive.column) if directive else (job.source.line, 1)
+        excerpt = line_of(job.source.path, where[0])
+        yield Problem(job.source.shown, *where, f"{key}: {message}", key, f"see {_MANUALS[section]}", excerpt)
+
+
+def _directive(job: Job, unit: Unit, text: str) -> tuple[str, Directive | None]:
+    """The directive that wrote a line of a unit, and its section; the only one there is, if the line is not known."""
+    kind = "timer" if unit.name.endswith(".timer") else "service"
+    passed = [("unit", each) for each in job.systemd.unit] if kind == "service" else []
+    passed += [(kind, each) for each in getattr(job.systemd, kind)]
+    for section, each in passed:
+        if text.startswith(f"{each.key}=") and text.endswith(each.value):
+            return section, each
+    return passed[0] if len(passed) == 1 else (kind, None)

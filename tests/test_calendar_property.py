@@ -87,8 +87,17 @@ def _chain(schedule: Schedule, start: int, end: int) -> list[int]:
 
 def _union(lines: tuple[str, ...], zone: str, start: int, end: int, count: int) -> list[int]:
     """The instants in [start, end) at which any line elapses, of which there should be `count`."""
-    found = _analyze(lines, zone, start - 1, iterations=count + 2)
-    return sorted({instant for one in found for instant in one if start <= instant < end})
+    found: set[int] = set()
+    iterations = 8
+    while lines:  # a line with few instants is not asked for those of the next hundred years
+        iterations = min(iterations * 8, count + 2)
+        elapses = _analyze(lines, zone, start - 1, iterations)
+        found.update(instant for one in elapses for instant in one if start <= instant < end)
+        if iterations == count + 2:
+            break
+        unfinished = zip(lines, elapses, strict=True)
+        lines = tuple(line for line, one in unfinished if len(one) == iterations and one[-1] < end)
+    return sorted(found)
 
 
 def _timer(lines: tuple[str, ...], zone: str, start: int, end: int) -> list[int]:

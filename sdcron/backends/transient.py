@@ -16,7 +16,7 @@ from sdcron.backends.unit_syntax import commands, expand_specifiers, settings, w
 from sdcron.errors import BackendError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sdcron.units import CompiledJob, Unit
 
@@ -83,20 +83,29 @@ def triggered(unit: Unit) -> str | None:
 
 def refusals(jobs: Sequence[CompiledJob]) -> tuple[Problem, ...]:
     """What in these jobs cannot be transient: runs at boot, jobs that nothing keeps in memory, unknown directives."""
-    problems = []
-    for job in jobs:
-        if job.boot:
-            message = "@reboot: units made with --transient do not survive a boot"
-            problems.append(Problem(job.source, 0, 0, message, "schedule", f"take @reboot out, or {_WITHOUT}"))
-        elif not any("\nOnCalendar=" in unit.text for unit in job.units):
-            message = f"job {job.name} has no schedule: nothing would keep a transient unit of it"
-            problems.append(Problem(job.source, 0, 0, message, "schedule", f"add a schedule, or {_WITHOUT}"))
-        for unit in job.units:
-            try:
-                unit_properties(unit.text)
-            except BackendError as error:
-                problems.append(Problem(job.source, 0, 0, f"{unit.name}: {error.message}", "systemd", error.hint))
-    return tuple(problems)
+    return tuple(problem for job in jobs for problem in _refusals(job))
+
+
+def _refusals(job: CompiledJob) -> Iterator[Problem]:
+    schedules = [unit.text for unit in job.units if "\n[Install]\n" in unit.text]
+    if not schedules:
+        message = f"job {job.name} has no schedule: nothing would keep a transient unit of it"
+        yield _problem(job, "schedule", message, f"add a schedule, or {_WITHOUT}")
+    elif any("\nOnCalendar=" not in text for text in schedules):
+        message = "@reboot: units made with --transient do not survive a boot"
+        yield _problem(job, "schedule", message, f"take @reboot out, or {_WITHOUT}")
+    for unit in job.units:
+        try:
+            unit_properties(unit.text)
+        except BackendError as error:
+            yield _problem(job, "systemd", f"{unit.name}: {error.message}", error.hint)
+
+
+def _problem(job: CompiledJob, key: str, message: str, hint: str) -> Problem:
+    from sdcron.jobfile import locate_key
+
+    line, column, source_line = locate_key(job.source, job.name, key)
+    return Problem(job.source, line, column, message, key, hint, source_line)
 
 
 def _rule(section: str, key: str) -> _Rule:

@@ -37,7 +37,8 @@ class Command(NamedTuple):
 def settings(text: str) -> Iterator[Setting]:
     """Every setting in order; comments are left out and continued lines joined. Raises BackendError for other lines."""
     section, pending = "", ""
-    for raw in text.splitlines():
+    # Not splitlines(), to which U+2028 and others end a line too.
+    for raw in text.split("\n"):
         if raw.lstrip(_BLANKS)[:1] in ("#", ";"):
             continue
         if raw.endswith("\\"):
