@@ -22,9 +22,9 @@ from sdcron.files import Files, leftovers
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from sdcron.backends import Backend
+    from sdcron.backends import Backend, UnitState
     from sdcron.paths import Paths
     from sdcron.plan import Change, Plan
 
@@ -74,6 +74,8 @@ class Step:
     plain: list[str] = field(default_factory=list)
     """Timers among `stop` that go on afterwards and, not being persistent, would not catch up on a time in between."""
     forget: list[str] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
+    """Plain timers to start: as long as one is in memory, it starts with what fell due since its last start."""
     start: list[str] = field(default_factory=list)
     stamps: dict[str, str] = field(default_factory=dict)
     """Persistent timers to stamp before they start; the value says `set` or `remove`."""
@@ -96,6 +98,8 @@ class Applier:
         self._progress = progress
         self.recovered = False
         """Whether `recover` found an apply that had been killed."""
+        self._active: Mapping[str, UnitState] = {}
+        """The timers that were active when the apply began."""
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
@@ -118,6 +122,7 @@ class Applier:
         if not plan:
             return
         loaded = self._loaded(plan.changes)
+        self._active = self._backend.active_timers() if self._backend else {}
         forward = self._forward(plan.changes, loaded)
         backward = self._backward(plan.changes, forward, loaded)
         text = json.dumps({name: getattr(backward, name) for name in Step.__slots__})
@@ -204,10 +209,11 @@ class Applier:
             if change.action is not Action.START:
                 stopped = _to_stop(change, loaded)
                 step.stop += stopped
-                step.plain += [name for name in stopped if name in start and "\nPersistent=no\n" in before[name]]
+                step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
                 # What is new may be in memory too: a job removed while it ran, and back now.
                 step.forget += sorted(name for name in {*before, *after} if name in loaded)
             step.start += start
+            step.anew += [name for name in start if name in loaded and _is_plain(after[name])]
             for name in (*before, *after):
                 if name.endswith(".timer"):
                     self._plan_stamp(step, change, name)
@@ -220,12 +226,12 @@ class Applier:
         elif self._backend is None and not self._stamp(name).exists():
             # The machine has never run it, and shall not begin with a catch-up when it boots.
             return
-        elif _is_persistent(after) and (before != after or change.action is Action.START):
+        elif _is_persistent(after) and (before != after or (self._backend and name not in self._active)):
+            # A timer that somebody had stopped would catch up what fell due since.
             step.stamps[name] = "set"
 
     def _backward(self, changes: Sequence[Change], forward: Step, loaded: frozenset[str]) -> Step:
         step = Step(jobs=list(forward.jobs))
-        active = self._backend.active_timers() if self._backend else {}
         for change in changes:
             before = change.texts_before()
             for name in (*before, *change.texts_after()):
@@ -236,7 +242,8 @@ class Applier:
             timers = [name for name in change.texts_after() if name.endswith(".timer")]
             step.stop += [name for name in timers if ":retry-" not in name or name not in before]
             step.forget += sorted({*before, *change.texts_after()} - {"script"})
-            step.start += [name for name, text in before.items() if name in active and not _is_boot_timer(text)]
+            step.start += [name for name, text in before.items() if name in self._active and not _is_boot_timer(text)]
+            step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
             step.stamps.update({name: "remove" for name in timers if not _is_persistent(before.get(name, ""))})
             if change.before is None:
                 step.files[str(self._paths.armed_boot_dir / change.name)] = None
@@ -304,16 +311,34 @@ class Applier:
         return time.time_ns()
 
     def _forget_old_texts(self, backend: Backend, step: Step) -> None:
-        """Make systemd drop the old texts; one reload only where it still holds one (a run is on, a retry waits)."""
+        """Make systemd drop the old texts; one reload only where it still holds one (a run is on, a retry waits).
+
+        timers.target holds its timers from a boot or reload on, and lets go of those whose link a reload does not find.
+        """
         changed = {Path(path).name for path in step.files if not path.startswith(str(self._paths.script_dir))}
-        backend.reset_failed([name for name in step.forget if name in changed])
-        suspects = [name for name in step.forget if name in changed]
-        for _ in range(_UNLOAD_TRIES):
-            suspects = [name for name in suspects if backend.is_loaded(name)]
-            if not suspects:
-                return
-            time.sleep(_UNLOAD_SECONDS)
+        old = [name for name in step.forget if name in changed]
+        backend.reset_failed(old)
+        kept = self._still_loaded(backend, {*old, *step.anew})
+        if not kept:
+            return
+        held = [self._paths.wants_dir / name for name in step.anew if name in kept]
+        for link in held:
+            self._files.delete(link)
         backend.reload()
+        self._still_loaded(backend, {link.name for link in held})
+        for link in held:
+            self._files.link(link, f"../{link.name}")
+        if held:
+            self._files.sync_directory(self._paths.wants_dir)
+
+    def _still_loaded(self, backend: Backend, names: Collection[str]) -> Collection[str]:
+        """Those that systemd keeps in memory, when it has had the time to let go of what nothing needs."""
+        for _ in range(_UNLOAD_TRIES):
+            names = [name for name in names if backend.is_loaded(name)]
+            if not names:
+                break
+            time.sleep(_UNLOAD_SECONDS)
+        return names
 
     def _last_elapse(self, timer: str) -> int:
         """When a persistent timer elapsed last, by its stamp, ns since 1970; 0 for never, or a time yet to come."""
@@ -344,6 +369,11 @@ def _is_boot_timer(text: str) -> bool:
 
 def _is_persistent(text: str) -> bool:
     return "\nPersistent=yes\n" in text
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is a calendar timer that does not catch up: systemd keeps no stamp for it."""
+    return "\nPersistent=no\n" in text
 
 
 def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.apply import Applier
 from sdcron.errors import BackendError
+from sdcron.files import leftovers
 from sdcron.plan import Action
 from sdcron.units import PREFIX, Unit
 
@@ -69,6 +70,12 @@ class TransientApplier(Applier):
             replace(change, action=Action.CHANGE) if change.action is Action.START else change for change in changes
         ]
         return super()._forward(anew, loaded)
+
+    def _delete_leftovers(self) -> None:
+        super()._delete_leftovers()
+        # Where systemd keeps transient units, and the backend their texts: systemd.unit(5), "Unit File Load Path".
+        for path in leftovers(self._paths.runtime_dir.parent / "systemd/transient"):
+            self._files.delete(path)
 
     def _restore(self, step: Step) -> None:
         self._restoring = True

@@ -142,7 +142,8 @@ def _weekdays(word: str, column: int, *, lonely: bool) -> tuple[int, ...]:
         start = _weekday(first, place, item, lonely=lonely)
         end = _weekday(last, place, item, lonely=lonely) if dots else start
         if (end - 1) % 7 < (start - 1) % 7:
-            hint = f"a week ends on Sunday: write {first}..Sun,Mon..{last}"
+            until = last if end == 1 else f"Mon..{last}"
+            hint = f"a week ends on Sunday: write {first}..Sun,{until}"
             raise _Refused(place, f"the range {item} runs backwards", hint)
         found.update((day + 1) % 7 for day in range((start - 1) % 7, (end - 1) % 7 + 1))
         place += len(item) + 1

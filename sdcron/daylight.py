@@ -172,6 +172,17 @@ def _nearby(zone: str, year: int) -> tuple[Change, ...]:
     return tuple(change for near in (year - 1, year, year + 1) for change in changes(zone, near))
 
 
+def is_ever_shown(entry: Entry) -> bool:
+    """Whether the clocks of its zone ever show a time of the entry: 02:30 on the last Sunday of March, in Berlin never.
+
+    Looks from the entry's first year on, or from the years that schedules are compiled for.
+    """
+    if entry.is_daily() or not has_changes(entry.zone):
+        return True
+    first = day_number((entry.years or WINDOW)[0], 1, 1) * DAY
+    return next_instant(replace(entry, steps=True), first - DAY - 1) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class _Stretch:
     """Instants in [start, end) have the offset `offset`; `before` and `after` are those of the neighbours."""

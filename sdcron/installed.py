@@ -63,9 +63,7 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
     texts: dict[str, dict[str, str]] = {}
     sections: dict[str, dict[str, list[str]]] = {}
     foreign = set()
-    for name in _names(paths.unit_dir):
-        if name in skip:
-            continue
+    for name in _names(paths.unit_dir, skip):
         text = _read(paths.unit_dir / name)
         section = _ownership(text) if text is not None else {}
         job = section.get("Job", [""])[0]
@@ -98,15 +96,15 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
     return Installed(jobs, frozenset(foreign))
 
 
-def _names(directory: Path) -> list[str]:
+def _names(directory: Path, skip: Collection[str] = ()) -> list[str]:
     if not directory.is_dir():
         return []
+    names = [name for name in os.listdir(directory) if name not in skip and name.startswith(PREFIX)]
     return sorted(
-        entry.name
-        for entry in os.scandir(directory)
-        if entry.name.startswith(PREFIX)
-        and entry.name.endswith((".service", ".timer"))
-        and (entry.is_symlink() or entry.is_file())
+        name
+        for name in names
+        if name.endswith((".service", ".timer"))
+        and (os.path.islink(directory / name) or os.path.isfile(directory / name))
     )
 
 

@@ -213,6 +213,8 @@ def parse_at(text: str, zone: str) -> tuple[tuple[Entry, ...], tuple[Mistake, ..
 def _moment(word: str, column: int, zone: str) -> Entry | Mistake | int:
     """A one-off, or a time of day in seconds since midnight."""
     found = _MOMENT.fullmatch(word)
+    if not word:
+        return Mistake(0, column, "a time of day is missing", _moment_hint(word))
     if not found:
         return Mistake(0, column, f"'{word}' is not a time of day", _moment_hint(word))
     hour, minute, second = int(found[4]), int(found[5]), int(found[6] or 0)

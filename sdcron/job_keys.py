@@ -39,6 +39,7 @@ from sdcron.job_values import (
     parse_duration,
     parse_size,
     split_command,
+    split_condition,
 )
 from sdcron.passthrough import ADDITIVE, refusal
 from sdcron.schedule import parse_schedule
@@ -186,7 +187,7 @@ def _command(draft: Draft, path: Path, value: Data) -> tuple[str, ...] | None:
     if isinstance(value, list):
         words: tuple[str, ...] | None = tuple(draft.written((*path, index), item) for index, item in enumerate(value))
     else:
-        words = draft.read(path, split_command, value)
+        words = draft.read(path, split_command if path == ("command",) else split_condition, value)
         if words is not None and any(draft.read(path, check_text, word) is None for word in words):
             return None
     if words is not None and not (words and words[0]):

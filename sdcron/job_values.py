@@ -152,6 +152,15 @@ def split_command(text: str) -> tuple[str, ...]:
     return tuple(words)
 
 
+def split_condition(text: str) -> tuple[str, ...]:
+    """As split_command, for a command that has no `script:` beside it."""
+    try:
+        return split_command(text)
+    except RefusedValueError as error:
+        hint = error.hint.replace("write `script:` instead", 'ask a shell: [/bin/sh, -c, "…"]')
+        raise RefusedValueError(error.message, hint, error.offset) from error
+
+
 def _shell_words(text: str) -> list[tuple[str, str | None, int]]:
     """Words with their unquoted spelling (None when any of it was quoted) and where they start.
 

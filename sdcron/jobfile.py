@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Context", "is_job_name", "locate_key", "others_may_write", "parse_text", "read_file", "schema_text"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
+RESERVED_NAMES = frozenset({"boot", "collector", "engine"})
+"""sdcron-NAME.service of these names is sdcron's own."""
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -47,8 +49,11 @@ class Context:
 
 
 def is_job_name(name: str) -> bool:
-    """Whether a job may have this name: letters, digits, `-`, `_`, `.`; at most 128; not starting with `-` or `.`."""
-    return _NAME.match(name) is not None
+    """Whether a job may have this name.
+
+    Letters, digits, `-`, `_`, `.`; at most 128; not starting with `-` or `.`; and not one of sdcron's own units.
+    """
+    return _NAME.match(name) is not None and name not in RESERVED_NAMES
 
 
 def read_file(path: Path, context: Context) -> tuple[tuple[Job, ...], tuple[Problem, ...]]:
@@ -136,9 +141,12 @@ def _single(
     name = data.get("name")
     if name is None and "name" not in data:
         name = PurePath(source.path).stem
-        if not is_job_name(name):
+        if not _NAME.match(name):
             hint = "rename the file, or add `name:` with letters, digits, '-', '_' and '.'"
             found.append(Finding((), f"the file name gives no job name: {name!r}", hint))
+    if name in RESERVED_NAMES:
+        hint = "add `name:` with another name, or rename the file" if "name" not in data else "give it another name"
+        found.append(_reserved(str(name), ("name",) if "name" in data else (), hint))
     values = {key: value for key, value in data.items() if key != "name"}
     draft = Draft(str(name), document, (), values, {}, refused)
     line = document.root.line if document.root else 1
@@ -171,6 +179,8 @@ def _several(
         path: NodePath = ("jobs", name)
         if not isinstance(own, dict):
             continue
+        if name in RESERVED_NAMES:
+            found.append(replace(_reserved(name, path, "give it another name"), at_key=True))
         if "name" in own:
             hint = f"the key above, '{name}', is the name"
             found.append(Finding((*path, "name"), "'name' has no place below 'jobs'", hint, at_key=True))
@@ -182,6 +192,10 @@ def _several(
         if job is not None:
             jobs.append(job)
     return tuple(jobs) if not document.findings else ()
+
+
+def _reserved(name: str, path: NodePath, hint: str) -> Finding:
+    return Finding(path, f"the job name '{name}' is taken: sdcron-{name}.service is sdcron's own", hint)
 
 
 def _merge(

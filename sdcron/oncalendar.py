@@ -4,7 +4,9 @@ Measured on systemd 252, 257 and 262 (all three alike): a line in local time ski
 runs in the first pass of an autumn overlap; but looked at during the second pass (another line has just fired), it
 runs in that pass again. Where summer is the standard time, as in Europe/Dublin, a line whose time falls into a spring
 gap may skip the rest of that day too: mktime(3) moves the time out of the gap to the side that is not standard time,
-and systemd refuses to go back. So what local lines lack is added in UTC, and what they would repeat is taken out.
+and systemd refuses to go back. Where a gap of an hour ends within an hour, as in Pacific/Chatham, the rest of that
+hour is skipped. A line of nothing but times that no clock ever shows is an error. So what local lines lack is added in
+UTC, and what they would repeat is taken out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sdcron.daylight import Occasion, has_changes, is_utc, occasions, offsets
+from sdcron.daylight import Occasion, has_changes, is_ever_shown, is_utc, occasions, offsets
 from sdcron.entries import DAY, EVERY_WEEKDAY, Entry, Times, clipped, month_length, products, shifted
 
 if TYPE_CHECKING:
@@ -83,16 +85,22 @@ def _at_jump(entry: Entry, occasion: Occasion) -> Iterator[Entry]:
 
 
 def _rest_of_day(entry: Entry, occasion: Occasion) -> Iterator[Entry]:
-    """The times after a spring gap that leads to standard time, on the dates on which another one falls into the gap.
+    """The times after a spring gap which a local line skips along with those inside it.
 
     The local line may have some of them too: an instant that two lines name is one run.
     """
-    if occasion.after <= occasion.before or not occasion.to_standard:
+    gap = occasion.after - occasion.before
+    if gap <= 0:
         return
     for shift, start, end in _local_days(occasion.second + occasion.before, occasion.second + occasion.after):
-        dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
+        until = end
+        if occasion.to_standard and _some_between(entry, start, end):
+            until = DAY
+        elif end % 3600 and gap >= 3600:  # the hour itself is moved into the next one
+            until = end - end % 3600 + 3600
+        dates = _fitting(entry, occasion, shift) if _some_between(entry, end, until) else set()
         if dates:
-            yield from _wall_lines(entry, occasion, dates, shift, (end, DAY), occasion.after)
+            yield from _wall_lines(entry, occasion, dates, shift, (end, until), occasion.after)
 
 
 def _second_pass(entry: Entry, occasion: Occasion) -> Iterator[Entry]:
@@ -182,7 +190,7 @@ def _base_lines(entry: Entry, entries: tuple[Entry, ...], suffix: str, utc_suffi
                 weekday = (occasion.weekday + shift) % 7
                 local = [part for one in local for part in _without(one, moved, weekday, (start, end))]
                 first_pass += _wall_lines(entry, occasion, dates, shift, (start, end), occasion.before)
-    yield from (one.text(suffix) for one in local)
+    yield from (one.text(suffix) for one in local if is_ever_shown(one))
     yield from (one.text(utc_suffix, ranges=True) for one in first_pass)
 
 

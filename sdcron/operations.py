@@ -171,7 +171,7 @@ def read_desired(
     jobs = read_files(found, context, skip=skip, progress=progress)
     compiled = compile_jobs(place, jobs)
     same = frozenset(name for names in skip.values() for name in names)
-    units = frozenset(os.path.basename(path) for name in same for path in known.jobs[name].files)
+    units = frozenset(file for name in same for file in known.jobs[name].files)
     return Desired(compiled, same, units, found, known, looks)
 
 

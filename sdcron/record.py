@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Look = list[int]
 """Inode, size, modification and change time in ns: JSON's form of a file's look."""
 
+_SCRIPT = "script"
+"""Stands for the job's script among the names of its units, which all have a dot."""
+
 _SETTLED_NANOSECONDS = 100_000_000
 """A source written less than this before it was read may change again unseen within one tick of the file system."""
 
@@ -40,7 +43,7 @@ class Source:
 
 @dataclass(slots=True)
 class Applied:
-    """One job: the looks of its unit files by path, and the timers that must run."""
+    """One job: the looks of its files by unit name (or `script`), and its timers: those wanted, those that must run."""
 
     source: str
     files: dict[str, Look]
@@ -101,7 +104,8 @@ def unchanged(
         source = record.sources.get(path)
         if source is None or look(path) != source.look:
             continue
-        if all(_as_applied(record.jobs.get(name), path, links, loaded) for name in source.jobs):
+        jobs = [(name, record.jobs.get(name)) for name in source.jobs]
+        if all(job is not None and _as_applied(paths, name, job, path, links, loaded) for name, job in jobs):
             same[path] = tuple(source.jobs)
     return same
 
@@ -145,20 +149,22 @@ def _as_json(record: Record) -> str:
 
 
 def _applied(paths: Paths, job: CompiledJob) -> Applied:
-    wanted = [str(paths.unit_dir / unit.name) for unit in job.units]
-    if job.script is not None:
-        wanted.append(str(paths.script_dir / job.name))
-    return Applied(job.source, {path: look(path) or [] for path in wanted}, list(job.enable), list(job.start))
+    names = [unit.name for unit in job.units] + ([_SCRIPT] if job.script is not None else [])
+    looks = {name: look(_file(paths, job.name, name)) or [] for name in names}
+    return Applied(job.source, looks, list(job.enable), list(job.start))
+
+
+def _file(paths: Paths, job: str, name: str) -> str:
+    return f"{paths.script_dir}/{job}" if name == _SCRIPT else f"{paths.unit_dir}/{name}"
 
 
 def _as_applied(
-    job: Applied | None, source: str, links: frozenset[str], loaded: Mapping[str, UnitState] | None
+    paths: Paths, name: str, job: Applied, source: str, links: frozenset[str], loaded: Mapping[str, UnitState] | None
 ) -> bool:
     return (
-        job is not None
-        and job.source == source
-        and all(look(path) == seen for path, seen in job.files.items())
-        and all((os.path.basename(path) in links) == (os.path.basename(path) in job.enable) for path in job.files)
+        job.source == source
+        and all(look(_file(paths, name, file)) == seen for file, seen in job.files.items())
+        and all((file in links) == (file in job.enable) for file in job.files)
         and (loaded is None or all(_runs(loaded.get(timer)) for timer in job.start))
     )
 

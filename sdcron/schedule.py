@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from sdcron.calendars import own_zone, parse_calendar
 from sdcron.cron import MACROS, is_cron, parse_cron
-from sdcron.daylight import next_instant, zone_clock, zone_exists
+from sdcron.daylight import is_ever_shown, next_instant, zone_clock, zone_exists
 from sdcron.entries import DAY, Entry, Mistake, ScheduleMistakes, shifted
 from sdcron.intervals import Interval, parse_at, parse_every
 from sdcron.oncalendar import calendar_lines
@@ -107,6 +108,11 @@ def _zone_hint(zone: str) -> str:
     for other in (zone.title(), zone.upper(), zone.replace(" ", "_"), zone.title().replace(" ", "_")):
         if other != zone and zone_exists(other):
             return f"write {other}"
+    from zoneinfo import available_timezones  # here: only a mistake needs it
+
+    near = get_close_matches(zone, sorted(available_timezones()), n=1, cutoff=0.8)
+    if near:
+        return f"did you mean {near[0]}?"
     return "zones are named as in Europe/Berlin; `timedatectl list-timezones` lists them"
 
 
@@ -156,7 +162,15 @@ def _parse(text: str, zone: str, seed: str) -> tuple[Sequence[_Part], Sequence[M
         if own and own != zone and _is_ambiguous(own):
             hint = "name the zone by its place, such as Europe/Berlin"
             wrong = (Mistake(0, stripped.rindex(own), f"'{own}' is an abbreviation of several zones", hint),)
+    if found and not any(_may_run(part) for part in found):
+        message = f"the clocks of {found[0].zone} never show such a time: it would never run"
+        wrong = (Mistake(0, 0, message, "clocks are put forward then: choose a time before or after that"),)
     return found, [replace(mistake, column=mistake.column + start) for mistake in wrong] if start else wrong
+
+
+def _may_run(part: _Part) -> bool:
+    """Whether it ever runs: a step through nothing but skipped times does not, anything else does after the gap."""
+    return isinstance(part, Interval) or not part.steps or is_ever_shown(part)
 
 
 def _unreadable(text: str) -> Mistake | None:

@@ -272,7 +272,7 @@ class _Composer:
             )
         node = self._anchors[event.anchor]
         if node is None:
-            self._stop(event, f"'*{event.anchor}' stands inside the value it refers to")
+            self._stop(event, f"'*{event.anchor}' stands inside the value it refers to", "write the value out")
         else:
             self._add(node)
 

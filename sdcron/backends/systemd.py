@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron.backends import UnitState
 from sdcron.errors import BackendError
+from sdcron.files import STAGE_PREFIX
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
@@ -242,10 +243,14 @@ def _keep_text(path: Path, text: str) -> None:
     """
     status = path.stat()
     # systemd ignores names that begin with a dot. With the old time, the file does not count as changed on disk.
-    staged = path.with_name(f".{path.name}.new")
-    staged.write_text(text, encoding="utf-8")
-    os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
-    staged.replace(path)
+    staged = path.with_name(STAGE_PREFIX + path.name)
+    try:
+        staged.write_text(text, encoding="utf-8")
+        os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
 
 
 def _decode(value: bytes | str) -> str:
