@@ -14,7 +14,7 @@ RUN_NEEDS := $(if $(wildcard /run/systemd/system),$(VENV)/ready,)
 run:
 	@tests/prepare.sh run
 	@$(if $(RUN_NEEDS),$(MAKE) --no-print-directory $(RUN_NEEDS))
-	@$(PYTHON) -m tests.demo
+	@$(if $(RUN_NEEDS),$(VENV)/bin/python,$(PYTHON)) -m tests.demo
 
 test: $(VENV)/ready
 	@tests/prepare.sh machines

@@ -57,12 +57,17 @@ class Change:
             if before.get(name) == after.get(name):
                 continue
             lines += difflib.unified_diff(
-                before.get(name, "").splitlines(keepends=True),
-                after.get(name, "").splitlines(keepends=True),
+                _without_digest(before.get(name, "")),
+                _without_digest(after.get(name, "")),
                 fromfile=f"installed/{name}" if name in before else "/dev/null",
                 tofile=f"desired/{name}" if name in after else "/dev/null",
             )
         return "".join(lines)
+
+
+def _without_digest(text: str) -> list[str]:
+    """The lines of a unit but for its digest, which differs whenever anything else does."""
+    return [line for line in text.splitlines(keepends=True) if not line.startswith("Digest=")]
 
 
 @dataclass(frozen=True, slots=True)

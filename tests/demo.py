@@ -65,12 +65,18 @@ class ThrowAway:
 
 
 class Here:
-    """This machine, with the sdcron of the checkout."""
+    """This machine, with the sdcron of the checkout run by this Python; `programs` is a directory for it."""
+
+    def __init__(self, programs: str) -> None:
+        self.programs = programs
+        program = Path(programs, "sdcron")
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sdcron "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
 
     def run(self, argv: list[str]) -> tuple[int, str]:
         """Run a command, `sdcron` being the checkout's."""
-        programs = str(CHECKOUT / ".venv/bin")
-        environment = {**os.environ, "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}"}
+        path = f"{self.programs}:{os.environ.get('PATH', os.defpath)}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)}
         ended = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=120, check=False, cwd=CHECKOUT, env=environment,
@@ -167,7 +173,8 @@ def choose(stack: ExitStack) -> Callable[[], None]:
         own = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-"))
         scope = () if os.geteuid() == 0 else ("--user",)
         say(f"This machine runs systemd: using {'it' if not scope else 'your own service manager'}, then cleaning up.")
-        return lambda: tour(Here(), EXAMPLES, own, scope=scope)
+        programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-bin-"))
+        return lambda: tour(Here(programs), EXAMPLES, own, scope=scope)
     reason = why_no_machines()
     if reason:
         raise DemoError(f"systemd does not run here, and a throw-away machine cannot be booted: {reason}")

@@ -136,6 +136,7 @@ def test_a_diff_shows_every_unit_that_differs_and_no_other(tmp_path: Path) -> No
     assert "-OnCalendar=*-*-* 03:00:00\n+OnCalendar=*-*-* 04:00:00\n" in diff
     assert "-true\n+false\n" in diff
     assert "/sdcron-a.service" not in diff
+    assert "Digest=" not in diff
     assert change.action is Action.CHANGE
 
 
