@@ -22,7 +22,7 @@ command: /usr/bin/true
 #   df -h | mail -s "disk report" root
 
 # Who and where. Without `user`, a job of the system runs as root.
-# user: nobody
+# user: www-data
 # directory: /srv/app
 # environment:
 #   LANG: C.UTF-8

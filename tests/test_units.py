@@ -121,13 +121,10 @@ def test_systemd_has_nothing_to_say_about_any_golden_unit(scope: Scope, tmp_path
     for unit in units:
         (tmp_path / unit.name).write_text(unit.text, encoding="utf-8")
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:", "SYSTEMD_LOG_COLOR": "0"}
-    command = ["systemd-analyze", f"--{scope}", "--man=no", "--recursive-errors=no", "verify"]
-    told = subprocess.run(
-        [*command, *(str(tmp_path / unit.name) for unit in units)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=environment,
-    )
+    # With a colon in one argument systemd-analyze gives up on all: it reads PATH:NAME. The boot, retry and other units
+    # are read as what these refer to, and each by itself in tests/system/test_units.py.
+    named = [str(tmp_path / unit.name) for unit in units if ":" not in unit.name]
+    command = ["systemd-analyze", f"--{scope}", "--man=no", "verify", *named]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
     assert [line for line in told.stderr.splitlines() if "sdcron-" in line or str(tmp_path) in line] == []
+    assert "aliases" not in told.stderr

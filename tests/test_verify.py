@@ -68,3 +68,9 @@ def test_several_jobs_of_one_file_are_told_apart(tmp_path: Path) -> None:
 def test_without_the_verifier_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
     assert verified(tmp_path / "x.yaml", "command: /bin/true\nsystemd: {service: {Nonsense: 1}}\n") == ()
+
+
+def test_a_retry_does_not_keep_the_verifier_from_looking(tmp_path: Path) -> None:
+    text = 'command: "true"\nschedule: ["@reboot", "@daily"]\nretry: 1m\nsystemd: {service: {PrivateTmpp: x}}\n'
+    (problem,) = verified(tmp_path / "x.yaml", text)
+    assert problem.key == "systemd.service.PrivateTmpp"

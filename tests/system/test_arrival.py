@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.machine import CHECKOUT_INSIDE
+from tests.system.jobs import JOBS, yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.machine import Machine
 
-JOBS = "/etc/sdcron/jobs"
 OUT = "/tmp/arrived"
 RECORDER = f"{CHECKOUT_INSIDE}/tests/recorder.py"
 
@@ -46,23 +46,6 @@ TEXTS = st.lists(
     max_size=24,
 ).map("".join)
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,8}", fullmatch=True).map(lambda name: f"T_{name}")
-
-
-def yaml(value: object) -> str:
-    """A value as YAML that leaves nothing to interpretation: JSON with every odd character escaped YAML's way."""
-    if isinstance(value, str):
-        return '"' + "".join(_yaml_character(character) for character in value) + '"'
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{yaml(key)}: {yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(yaml, value)) + "]"
-    return json.dumps(value)
-
-
-def _yaml_character(character: str) -> str:
-    if character in '"\\':
-        return f"\\{character}"
-    return character if " " <= character <= "~" else f"\\U{ord(character):08x}"
 
 
 @dataclass
@@ -229,7 +212,7 @@ def test_secrets_arrive_as_files_and_stand_in_no_unit(machine: Machine) -> None:
     secret = "s3cr3t %n $HOME\n\n"
     odd = "/etc/secrets/100%$odd:'é😀\"*[a]"
     machine.write_files({"/etc/secrets/plain": secret, odd: "other"}, mode=0o600)
-    copy = f'cp "$CREDENTIALS_DIRECTORY"/* {OUT}/; id -u >{OUT}/uid'
+    copy = f'cp "$CREDENTIALS_DIRECTORY"/* {OUT}/; id -u >{OUT}/uid; env >{OUT}/environment'
     machine.run(["sh", "-c", f"rm -rf {OUT}; mkdir -m 1777 {OUT}"])
     job = {
         "command": ["/bin/sh", "-c", copy],
@@ -242,7 +225,9 @@ def test_secrets_arrive_as_files_and_stand_in_no_unit(machine: Machine) -> None:
     assert machine.read(f"{OUT}/db-password") == secret
     assert machine.read(f"{OUT}/odd.name") == "other"
     assert machine.read(f"{OUT}/uid") != "0\n"
+    assert "s3cr3t" not in machine.read(f"{OUT}/environment")
     assert "s3cr3t" not in machine.run(["systemctl", "show", "sdcron-secret.service"]).stdout
+    assert "s3cr3t" not in json.dumps(machine.journal("--boot"))
     assert machine.run(["grep", "-r", "s3cr3t", "/etc/systemd", "/var/lib/sdcron"], status=1).stdout == ""
 
 
@@ -337,7 +322,7 @@ REFUSED: Sequence[tuple[str, dict[str, Any]]] = (
 def test_what_no_unit_can_carry_is_refused_and_nothing_changes(machine: Machine) -> None:
     files = {}
     for key, value in REFUSED:
-        for number, character in enumerate("\n\r\0"):
+        for number, character in enumerate("\n\r\0\ufffe"):
             job = json.loads(json.dumps({"command": ["/bin/true"], **value}).replace("{}", json.dumps(character)[1:-1]))
             files[f"{JOBS}/{key}-{number}.yaml"] = yaml(job)
     machine.write_files(files)
