@@ -87,7 +87,10 @@ class TransientApplier(Applier):
         super()._restore(step)
 
     def _forget_old_texts(self, backend: Backend, step: Step) -> None:
-        """Wait until systemd has dropped all units of the jobs; raises BackendError for one that runs on."""
+        """Wait until systemd has dropped all units of the jobs, and until a run that began at the last moment ends.
+
+        Raises BackendError for one that lasts.
+        """
         self._units = None
         jobs = frozenset(step.jobs)
         deadline = time.monotonic() + _UNLOAD_SECONDS
@@ -100,10 +103,10 @@ class TransientApplier(Applier):
                 left = {name: state for name, state in left.items() if _job_of(name) not in at_work}
             if not left:
                 return
-            for name, state in left.items():
-                _refuse_if_at_work(_job_of(name), name, state)
             if time.monotonic() > deadline:
-                name = sorted(left)[0]
+                for name, state in left.items():
+                    _refuse_if_at_work(_job_of(name), name, state)
+                name = min(left)
                 raise BackendError(f"systemd keeps {name} in memory", f"see what uses it: systemctl status {name}")
             time.sleep(_POLL_SECONDS)
 

@@ -118,7 +118,9 @@ class SystemdBackend:
     def start(self, names: Sequence[str]) -> None:
         """See Backend."""
         for name in names:
-            self._manager("StartUnit", "ss", [name.encode(), b"replace"])
+            # A run conflicts with its retry timers: no start of one may end a run that has begun in the meantime.
+            mode = b"fail" if ":retry-" in name else b"replace"
+            self._manager("StartUnit", "ss", [name.encode(), mode])
         self._settle(names, "active", "start")
 
     def stop(self, names: Sequence[str]) -> None:
@@ -153,7 +155,11 @@ class SystemdBackend:
         reloaded = self._property(_PATH, _MANAGER, "UnitsLoadFinishTimestampMonotonic")
         self._call(_PATH, _MANAGER, "StartTransientUnit", self._transient_arguments(timer.name, properties, auxiliary))
         for unit in units:
-            _keep_text(Path(runtime_dir, "systemd/transient", unit.name), unit.text)
+            try:
+                _keep_text(Path(runtime_dir, "systemd/transient", unit.name), unit.text)
+            except FileNotFoundError as error:
+                # It was dropped again at once, as one with settings that do not go together is.
+                raise BackendError(f"systemd could not start {timer.name}", "see: journalctl -b -n 20") from error
         if self._property(_PATH, _MANAGER, "UnitsLoadFinishTimestampMonotonic") != reloaded:
             # Somebody's reload came between, and read what systemd had written itself.
             self.reload()

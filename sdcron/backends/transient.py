@@ -47,13 +47,20 @@ def unit_properties(text: str, runtime_dir: str = "/run") -> list[Property]:
         try:
             properties += rule(key, value, lambda part: expand_specifiers(part, runtime_dir))
         except ValueError as error:
-            raise BackendError(f"{key}={value} means nothing to systemd", "see systemd.directives(7)") from error
+            raise _meaningless(key, value) from error
         except BackendError as error:
             raise BackendError(f"{key}= in [{section}]: {error.message}", error.hint) from error
     for key, lines in capabilities.items():
         # systemd merges the lines of a unit file, but takes only the last property.
-        properties.append((key, "t", unit_values.capabilities(lines, _CAPABILITIES[key])))
+        try:
+            properties.append((key, "t", unit_values.capabilities(lines, _CAPABILITIES[key])))
+        except ValueError as error:
+            raise _meaningless(key, " ".join(lines)) from error
     return properties
+
+
+def _meaningless(key: str, value: str) -> BackendError:
+    return BackendError(f"{key}={value} means nothing to systemd", "see systemd.directives(7)")
 
 
 def transient_units(units: Sequence[Unit], runtime_dir: str = "/run") -> list[tuple[str, list[Property]]]:

@@ -41,7 +41,7 @@ def settings(text: str) -> Iterator[Setting]:
     for raw in text.split("\n"):
         if raw.lstrip(_BLANKS)[:1] in ("#", ";"):
             continue
-        if raw.endswith("\\"):
+        if (len(raw) - len(raw.rstrip("\\"))) % 2:
             pending += raw[:-1] + " "
             continue
         line, pending = (pending + raw).strip(_BLANKS), ""
@@ -55,14 +55,15 @@ def settings(text: str) -> Iterator[Setting]:
 
 
 def expand_specifiers(text: str, runtime_dir: str) -> str:
-    """What systemd makes of `%%` and `%t`; a property of a transient unit is not expanded by systemd itself.
+    """What systemd makes of `%%`, `%t` and a `%` at the end; it expands nothing itself in properties it is given.
 
     Raises BackendError for any other specifier.
     """
 
     def expanded(match: re.Match[str]) -> str:
         specifier = match.group()
-        if specifier == "%%":
+        # A lone one at the end stays as it is.
+        if specifier in ("%%", "%"):
             return "%"
         if specifier == "%t":
             return runtime_dir

@@ -114,7 +114,7 @@ def scale(text: str) -> int:
     part = ten_thousandths(text)
     if part > 10_000:
         raise ValueError(text)
-    return (part * (2**32 - 1) + 9_999 // 2) // 10_000
+    return (part * (2**32 - 1) + 5_000) // 10_000
 
 
 def weight(text: str) -> int:
