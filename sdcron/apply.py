@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError, LockHeldError, SdcronError
-from sdcron.files import Files, leftovers
+from sdcron.files import Files, leftovers, make_directory
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _TICK_LATENESS_SECONDS = 1.1
 @contextmanager
 def apply_lock(paths: Paths, wait_seconds: float) -> Iterator[None]:
     """Hold the scope's lock. Raises LockHeldError if another apply keeps it longer than `wait_seconds`."""
-    paths.runtime_dir.mkdir(parents=True, exist_ok=True)
+    make_directory(paths.runtime_dir)
     descriptor = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         deadline = time.monotonic() + wait_seconds
@@ -157,7 +157,7 @@ class Applier:
         self._close_journal()
 
     def _start_what_starts(self, timers: Sequence[str]) -> None:
-        if self._backend is None:
+        if self._backend is None or not timers:
             return
         try:
             self._start(self._backend, timers)
@@ -209,6 +209,7 @@ class Applier:
             if change.action is not Action.START:
                 stopped = _to_stop(change, loaded)
                 step.stop += stopped
+                step.start += [name for name in stopped if _is_retry(name) and name in after and name in self._active]
                 step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
                 # What is new may be in memory too: a job removed while it ran, and back now.
                 step.forget += sorted(name for name in {*before, *after} if name in loaded)
@@ -240,7 +241,7 @@ class Applier:
             for name in (*enabled, *(change.after.enable if change.after else ())):
                 step.links[str(self._paths.wants_dir / name)] = f"../{name}" if name in enabled else None
             timers = [name for name in change.texts_after() if name.endswith(".timer")]
-            step.stop += [name for name in timers if ":retry-" not in name or name not in before]
+            step.stop += [name for name in timers if not _is_retry(name) or name not in before]
             step.forget += sorted({*before, *change.texts_after()} - {"script"})
             step.start += [name for name, text in before.items() if name in self._active and not _is_boot_timer(text)]
             step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
@@ -288,9 +289,12 @@ class Applier:
             if what == "remove":
                 self._files.delete(self._stamp(timer))
         if self._backend:
-            for first in range(0, len(step.start), _STARTED_AT_ONCE):
-                self._progress("starting", first, len(step.start))
-                self._start(self._backend, step.start[first : first + _STARTED_AT_ONCE])
+            timers = [name for name in step.start if not _is_retry(name)]
+            for first in range(0, len(timers), _STARTED_AT_ONCE):
+                self._progress("starting", first, len(timers))
+                self._start(self._backend, timers[first : first + _STARTED_AT_ONCE])
+            # It may not: then the job runs again already, by hand.
+            self._start_what_starts([name for name in step.start if _is_retry(name)])
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""
@@ -377,7 +381,19 @@ def _is_plain(text: str) -> bool:
 
 
 def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
-    """Timers that must not elapse while their files change; a waiting retry goes on unless it is removed."""
-    after = change.texts_after()
-    names = [name for name in change.texts_before() if name.endswith(".timer") and name in loaded]
-    return [name for name in names if ":retry-" not in name or name not in after]
+    """Timers that must not elapse while their files change; a waiting retry goes on as long as its delay stays.
+
+    A shorter one may be over: systemd 257 would run the job when it reads it.
+    """
+    before, after = change.texts_before(), change.texts_after()
+    names = [name for name in before if name.endswith(".timer") and name in loaded]
+    return [name for name in names if not _is_retry(name) or _delay(before[name]) != _delay(after.get(name, ""))]
+
+
+def _is_retry(name: str) -> bool:
+    """Whether this is a timer that waits for a retry, or would."""
+    return ":retry-" in name
+
+
+def _delay(text: str) -> str:
+    return text.partition("\nOnActiveSec=")[2].partition("\n")[0]

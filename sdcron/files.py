@@ -21,7 +21,7 @@ class Files:
 
     def stage(self, path: Path, text: str, mode: int = 0o644) -> Path:
         """Write `text` beside `path`, on disk but not visible under its name; returns where. Raises OSError."""
-        _make_directory(path.parent)
+        make_directory(path.parent)
         staged = path.with_name(STAGE_PREFIX + path.name)
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -41,7 +41,12 @@ class Files:
 
     def write(self, path: Path, text: str, mode: int = 0o644) -> None:
         """Stage and publish one file."""
-        self.publish(self.stage(path, text, mode), path)
+        staged = self.stage(path, text, mode)
+        try:
+            self.publish(staged, path)
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
         self.sync_directory(path.parent)
 
     def delete(self, path: Path) -> None:
@@ -50,7 +55,7 @@ class Files:
 
     def link(self, path: Path, target: str) -> None:
         """Make `path` a symbolic link to `target`, replacing what was there in one step."""
-        _make_directory(path.parent)
+        make_directory(path.parent)
         staged = path.with_name(STAGE_PREFIX + path.name)
         staged.unlink(missing_ok=True)
         staged.symlink_to(target)
@@ -58,7 +63,7 @@ class Files:
 
     def touch(self, path: Path, nanoseconds: int) -> None:
         """Set the modification time of `path`, made empty if missing, to `nanoseconds` since 1970 UTC."""
-        _make_directory(path.parent)
+        make_directory(path.parent)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
         os.utime(path, ns=(nanoseconds, nanoseconds))
 
@@ -80,7 +85,7 @@ def _write_all(stream: FileIO, content: bytes) -> None:
         view = view[stream.write(view) :]
 
 
-def _make_directory(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
     """Make a directory and those above it. Root's are open to all, whatever the umask: jobs of users read scripts."""
     for missing in reversed([path for path in (directory, *directory.parents) if not path.exists()]):
         missing.mkdir(exist_ok=True)

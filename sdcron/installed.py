@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from sdcron.paths import Scope
 from sdcron.span import parse_span
 from sdcron.units import PREFIX, CompiledJob, service_name
 
@@ -52,17 +53,20 @@ class InstalledJob:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """All jobs in one unit directory, and the `sdcron-` names there that are somebody else's."""
+    """All jobs in one unit directory, and the `sdcron-` names, there or elsewhere, that are somebody else's."""
 
     jobs: Mapping[str, InstalledJob] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
 
 
 def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
-    """Read the unit directory of one scope but for the files in `skip`; an absent directory holds no jobs."""
+    """Read the unit directory of one scope but for the files in `skip`; an absent directory holds no jobs.
+
+    Other directories that the manager reads are looked through for names only.
+    """
     texts: dict[str, dict[str, str]] = {}
     sections: dict[str, dict[str, list[str]]] = {}
-    foreign = set()
+    foreign = {name for directory in _other_directories(paths) for name in _names(directory)}
     for name in _names(paths.unit_dir, skip):
         text = _read(paths.unit_dir / name)
         section = _ownership(text) if text is not None else {}
@@ -94,6 +98,19 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
             spread=parse_span(section.get("Spread", ["0s"])[0]),
         )
     return Installed(jobs, frozenset(foreign))
+
+
+def _other_directories(paths: Paths) -> list[Path]:
+    """Where else the manager finds units: systemd.unit(5), "Unit File Load Path"."""
+    runtime, root = paths.runtime_dir.parent, paths.root
+    if paths.scope is Scope.USER:
+        own = [runtime / "systemd/user", paths.stamp_dir.parent / "user"]
+    else:
+        own = [root / "etc/systemd/system.control", runtime / "systemd/system.control"]
+    shared = [root / parent / f"systemd/{paths.scope}" for parent in ("etc", "run", "usr/local/lib", "usr/lib", "lib")]
+    # A transient job's units are among those of everybody's transient units.
+    transient = [] if paths.unit_dir.is_relative_to(paths.runtime_dir) else [runtime / "systemd/transient"]
+    return [directory for directory in (*own, *shared, *transient) if directory != paths.unit_dir]
 
 
 def _names(directory: Path, skip: Collection[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -67,7 +68,8 @@ class Change:
 
 def _without_digest(text: str) -> list[str]:
     """The lines of a unit but for its digest, which differs whenever anything else does."""
-    return [line for line in text.splitlines(keepends=True) if not line.startswith("Digest=")]
+    # Not splitlines(), to which U+2028 and others end a line too.
+    return [line for line in re.findall("[^\n]*\n|[^\n]+", text) if not line.startswith("Digest=")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def _problems(said: Sequence[str], directory: str, units: Mapping[str, tuple[Job
             continue
         job, unit = units[located["unit"]]
         message = located["message"].removesuffix(".").removesuffix(", ignoring").replace(", ignoring:", ":")
-        text = unit.text.splitlines()[int(located["line"]) - 1] if located["line"] else ""
+        text = unit.text.split("\n")[int(located["line"]) - 1] if located["line"] else ""
         section, directive = _directive(job, unit, text)
         key = f"systemd.{section}.{directive.key}" if directive else "systemd"
         where = (directive.line, directive.column) if directive else (job.source.line, 1)

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from sdcron.units import Unit
 
 
+def _times(text: str | None) -> list[str]:
+    """The lines that say when a timer elapses."""
+    return [line for line in (text or "").splitlines() if line.startswith(("OnCalendar=", "OnActiveSec="))]
+
+
 @dataclass(slots=True)
 class Loaded:
     """A unit in memory: `text` as it was read, None for one without a file."""
 
     text: str | None
     active: str = "inactive"
+    started: bool = False
+    """Whether it has been active since it was read first."""
 
 
 @dataclass(slots=True)
@@ -87,7 +94,10 @@ class FakeBackend:
                 continue
             if unit.active != "active":
                 self._look_for_accident(name, unit.text, "started")
-                unit.active = "active"
+                if unit.started and "\nPersistent=no\n" in unit.text:
+                    # It begins where it began the last time, and catches up, for as long as it is in memory.
+                    self.accidents.append(f"{name} started a second time")
+                unit.active, unit.started = "active", True
         if failed:
             raise BackendError(f"systemd could not start {', '.join(failed)}")
 
@@ -116,7 +126,7 @@ class FakeBackend:
         self._tell("reload", "")
         for name, unit in list(self.memory.items()):
             text = self._read(name)
-            if unit.active == "active" and text != unit.text and text is not None and "\nOnCalendar=" in text:
+            if unit.active == "active" and text is not None and _times(text) != _times(unit.text):
                 self.accidents.append(f"{name} reloaded while active")
             unit.text = text
         links = self.paths.wants_dir
@@ -135,7 +145,7 @@ class FakeBackend:
         for name in sorted(self.wanted):
             text = self.memory[name].text
             if text is not None:
-                self.memory[name].active = "active"
+                self.memory[name].active, self.memory[name].started = "active", True
                 self._look_for_accident(name, text, "booted")
         self.calls.clear()
 

@@ -147,6 +147,47 @@ def test_timers_held_by_a_boot_need_one_reload_for_any_number_of_changes(host: H
     assert not any(call.endswith(("d.timer", "e.timer", "f.timer")) for call in host.backend.mutations())
 
 
+def test_plain_timers_that_are_held_are_let_go_by_the_same_reload_and_begin_anew(host: Host) -> None:
+    plain = {"missed": Missed.SKIP}
+    host.apply([compiled("a", **plain), compiled("b", **plain), compiled("c", **plain)])
+    host.backend.boot()
+    # Only the command of a, b's time; c stays, and stays in memory.
+    after = [compiled("a", command=("false",), **plain), compiled("b", "0 4 * * *", **plain), compiled("c", **plain)]
+    with armed(Trap([host.paths.wants_dir])) as trap:
+        host.apply(after)
+    host.holds(after)
+    assert host.backend.mutations().count("reload") == 1
+    assert not any("c.timer" in step for step in trap.steps)
+    # One that somebody stopped is still where it began.
+    host.backend.stop(["sdcron-c.timer"])
+    host.apply(after)
+    host.holds(after)
+
+
+def test_a_persistent_timer_that_somebody_stopped_does_not_catch_up_when_it_is_started_again(host: Host) -> None:
+    host.apply([compiled("a"), compiled("b")])
+    host.backend.stop(["sdcron-a.timer", "sdcron-b.timer"])
+    age_stamps(host.paths)
+    host.apply([compiled("a", command=("false",)), compiled("b")])
+    for name in "ab":
+        assert (host.paths.stamp_dir / f"stamp-sdcron-{name}.timer").stat().st_mtime > time.time() - 60
+
+
+def test_a_retry_that_waits_waits_anew_for_another_delay_and_not_for_any_other_edit(host: Host) -> None:
+    host.apply([compiled("a", retry=RETRY), compiled("b", retry=RETRY)])
+    waiting = ["sdcron-a:retry-1.timer", "sdcron-b:retry-1.timer"]
+    host.backend.start(waiting)
+    host.backend.calls.clear()
+    shorter = Retry(timedelta(minutes=1), attempts=2)
+    host.apply([compiled("a", retry=shorter), compiled("b", command=("false",), retry=RETRY)])
+    assert host.backend.accidents == []
+    assert set(waiting) <= set(host.backend.active())
+    assert [call for call in host.backend.mutations() if "retry-1" in call and "reset" not in call] == [
+        "stop sdcron-a:retry-1.timer",
+        "start sdcron-a:retry-1.timer",
+    ]
+
+
 def test_a_running_job_is_not_touched_and_its_new_text_needs_one_reload(host: Host) -> None:
     host.apply([compiled("a")])
     host.backend.set_active("sdcron-a.service", "activating")

@@ -87,6 +87,22 @@ def test_units_of_others_are_foreign_and_never_ours(tmp_path: Path) -> None:
     }
 
 
+def test_names_in_other_directories_of_the_manager_are_foreign(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, JOBS)
+    for directory in ("usr/lib", "usr/local/lib", "run"):
+        unit = tmp_path / directory / "systemd/system" / f"sdcron-in-{directory.replace('/', '-')}.service"
+        unit.parent.mkdir(parents=True)
+        unit.write_text("[Service]\nExecStart=/bin/true\n")
+    (tmp_path / "run/systemd/transient").mkdir()
+    (tmp_path / "run/systemd/transient/sdcron-ad-hoc.timer").write_text("")
+    names = {"sdcron-in-usr-lib.service", "sdcron-in-usr-local-lib.service", "sdcron-in-run.service"}
+    assert read_installed(paths).foreign == {*names, "sdcron-ad-hoc.timer"}
+    # Among the transient units are those of transient jobs themselves.
+    assert read_installed(paths.transient()).foreign >= names
+    assert "sdcron-ad-hoc.timer" not in read_installed(paths.transient()).foreign
+
+
 def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path) -> None:
     job = compiled("again", retry=Retry(timedelta(minutes=5), attempts=2), script="true")
     damages: tuple[Callable[[Paths], object], ...] = (

@@ -1,10 +1,10 @@
 """Runs inside a machine: applies a directory that changes between two states, with one fault at each step of it.
 
-    python3 -m tests.system.fault_driver kill|raise FIRST SECOND RAN
+    python3 -m tests.system.fault_driver kill|fail|interrupt FIRST SECOND RAN
 
-A fault is a SIGKILL, or an exception, before the N-th change of a file or the N-th call to systemd that changes
-something; N goes from 1 to the end. FIRST and SECOND hold the job files of the two states; RAN is a directory that stays empty
-unless a job runs. Prints one JSON object: `problems`, and how many steps were tried.
+A fault is a SIGKILL, an error, or Ctrl-C, before the N-th change of a file or the N-th call to systemd that changes
+something; N goes from 1 to the end. FIRST and SECOND hold the job files of the two states; RAN is a directory that
+stays empty unless a job runs. Prints one JSON object: `problems`, and how many `steps` were tried.
 
 One process that forks: starting Python for each of hundreds of applies would take minutes.
 """
@@ -20,6 +20,7 @@ import signal
 import sys
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def watch_systemd() -> None:
     """Count each D-Bus call that changes something as a step."""
     call = SystemdBackend._call
 
-    def counted(self: SystemdBackend, path: bytes, interface: bytes, method: str, arguments: list[Any]) -> Any:
+    def counted(self: SystemdBackend, path: bytes, interface: bytes, method: str, arguments: list[Any]) -> object:
         if method in MUTATING:
             try:
                 told(f"{method} {[value for _, value in arguments[:1]]}")
@@ -54,10 +55,17 @@ def watch_systemd() -> None:
     SystemdBackend._call = counted  # type: ignore[method-assign]
 
 
-def apply(directory: str, at: int, action: Callable[[], None]) -> tuple[int, list[str], str]:
-    """Apply one state in a child with a fault at step `at`; returns exit status (-9 killed), steps and output."""
+def put(directory: str) -> None:
+    """Make the job files those of one state, all of one age: a newer SourcePath= counts as an old text in memory."""
     shutil.rmtree(JOBS, ignore_errors=True)
     shutil.copytree(directory, JOBS)
+    for path in JOBS.iterdir():
+        os.utime(path, (1e9, 1e9))
+
+
+def apply(directory: str, at: int, action: Callable[[], None]) -> tuple[int, list[str], str]:
+    """Apply one state in a child with a fault at step `at`; returns exit status (-9 killed), steps and output."""
+    put(directory)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -75,7 +83,7 @@ def apply(directory: str, at: int, action: Callable[[], None]) -> tuple[int, lis
         finally:
             os._exit(status)
     os.close(writing)
-    with open(reading, encoding="utf-8") as stream:
+    with os.fdopen(reading, encoding="utf-8") as stream:
         steps, _, output = stream.read().partition("\0")
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), steps.splitlines(), output
 
@@ -122,76 +130,112 @@ def difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     for part, values in wanted.items():
         others = found[part]
         if isinstance(values, dict):
-            for key in sorted({*values, *others}):
-                if values.get(key) != others.get(key):
-                    told_differences.append(f"{key}: {str(others.get(key))[:80]!r}, not {str(values.get(key))[:80]!r}")
+            told_differences += [
+                f"{key}: {str(others.get(key))[:80]!r}, not {str(values.get(key))[:80]!r}"
+                for key in sorted({*values, *others})
+                if values.get(key) != others.get(key)
+            ]
         elif values != others:
             told_differences.append(f"{part}: {others}, not {values}")
     return "; ".join(told_differences)
+
+
+def reload() -> None:
+    """From then on timers.target holds its timers in memory."""
+    backend = SystemdBackend()
+    try:
+        backend.reload()
+    finally:
+        backend.close()
 
 
 def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refuse() -> None:
+def fail() -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def nothing() -> None:
     """No fault."""
 
 
-def try_all(how: str, directories: tuple[str, str], ran: Path) -> dict[str, Any]:
-    """Go through all steps in both directions."""
-    problems: list[str] = []
-    wanted = {}
-    # Once around first, so that the wanted states are those of a machine that has been through all this.
-    for directory in (*directories, *directories):
-        status, _, output = apply(directory, 0, nothing)
-        wanted[directory] = state(ran)
-        if status != 0:
-            return {"problems": [f"apply {directory}: {status} {output}"], "steps": 0}
-    whole = units(wanted[directories[0]]["files"]) | units(wanted[directories[1]]["files"])
-    before, after = directories[1], directories[0]
-    at = {before: 1, after: 1}
-    done: set[str] = set()
-    tried = 0
-    while len(done) < 2 and len(problems) < 5:
-        if after in done:
-            apply(after, 0, nothing)
-            before, after = after, before
-            continue
-        status, steps, output = apply(after, at[after], kill if how == "kill" else refuse)
-        place = f"{how} in {after} at {at[after]} ({steps[at[after] - 1] if len(steps) >= at[after] else 'end'})"
-        if len(steps) < at[after]:
-            done.add(after)
-            if status != 0:
-                problems.append(f"{place}: {status} {output}")
-        else:
-            tried += 1
-            found = state(ran)
-            broken = units(found["files"]) - whole
-            if broken:
-                problems.append(f"{place}: half-written {sorted(name for name, _ in broken)}")
-            if how == "kill":
-                problems += [f"{place}: not killed: {status} {output}"] if status != -signal.SIGKILL else []
-                status, _, output = apply(after, 0, nothing)
-                if status != 0:
-                    problems.append(f"{place}, next apply: {status} {output}")
-                found = state(ran)
-            elif status == 0:
-                # What failed did not matter: then it is done.
+@dataclass
+class Tour:
+    """Goes from one state to the other and back, with a fault one step later each time."""
+
+    how: str
+    ran: Path
+    wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    steps: int = 0
+    now: str = ""
+
+    def go(self, directories: tuple[str, str]) -> None:
+        """All of it, until there are too many problems to be worth reading."""
+        # Once around first: the wanted states are those of a machine that has been through all this.
+        for directory in (*directories, *directories):
+            self.apply_without_fault(directory)
+            self.wanted[directory] = state(self.ran)
+        after, before = directories
+        at = dict.fromkeys(directories, 1)
+        while at and len(self.problems) < 5:
+            if after not in at:
+                self.apply_without_fault(after)
+            elif not self.step(before, after, at[after]):
+                del at[after]
+            else:
+                at[after] += STRIDE[self.how]
+            if self.now == after:
                 before, after = after, before
-            elif status not in (1, 4) or "bug" in output or not output.strip():
-                problems.append(f"{place}: {status} {output}")
-            differs = difference(wanted[after if how == "kill" else before], found)
-            if differs:
-                problems.append(f"{place}: {differs}")
-        at[after] += 1
-        if how == "kill":
-            before, after = after, before
-    return {"problems": problems, "steps": tried}
+
+    def apply_without_fault(self, directory: str) -> None:
+        """Which must work."""
+        status, _, output = apply(directory, 0, nothing)
+        if status != 0:
+            self.problems.append(f"apply of {directory}: {status} {output}")
+        self.now = directory
+
+    def step(self, before: str, after: str, at: int) -> bool:
+        """Apply with a fault at one step; False if there is no such step any more."""
+        if self.how in HELD:
+            reload()
+        status, steps, output = apply(after, at, {"kill": kill, "fail": fail, "interrupt": interrupt}[self.how])
+        # The record comes last, when all is done.
+        self.now = after if status == 0 or RECORD in steps[-1] else before
+        if len(steps) < at:
+            self.problems += [f"{after}: {status} {output}"] if status != 0 else []
+            return False
+        self.steps += 1
+        place = f"{self.how} in {after} at {at}, {steps[at - 1]}"
+        broken = units(state(self.ran)["files"]) - self.whole_units()
+        self.problems += [f"{place}: half-written {name}" for name, _ in sorted(broken)]
+        if status not in EXPECTED[self.how]:
+            self.problems.append(f"{place}: {status} {output}")
+        if self.how == "kill":
+            self.apply_without_fault(after)
+        put(self.now)
+        differs = difference(self.wanted[self.now], state(self.ran))
+        if differs:
+            self.problems.append(f"{place}: {differs}")
+        return True
+
+    def whole_units(self) -> set[tuple[str, str]]:
+        """Those of both states."""
+        return set().union(*(units(wanted["files"]) for wanted in self.wanted.values()))
+
+
+#: With this, timers.target holds its timers, as after a boot; with the others they are read when they start.
+HELD = {"interrupt"}
+#: How many steps further the next fault is: a reload each time is slow.
+STRIDE = {"kill": 1, "fail": 1, "interrupt": 7}
+#: Exit statuses; a failure that does not matter, such as that of the record, is none.
+EXPECTED = {"kill": {-signal.SIGKILL}, "fail": {0, 1, 4}, "interrupt": {130}}
 
 
 if __name__ == "__main__":
@@ -200,4 +244,6 @@ if __name__ == "__main__":
     # What a command imports is imported once, and not by every child anew.
     with redirect_stdout(io.StringIO()):
         cli.run(["plan", first])
-    sys.stdout.write(json.dumps(try_all(how, (first, second), Path(ran_directory))) + "\n")
+    tour = Tour(how, Path(ran_directory))
+    tour.go((first, second))
+    sys.stdout.write(json.dumps({"problems": tour.problems, "steps": tour.steps}) + "\n")
