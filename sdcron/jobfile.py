@@ -189,7 +189,7 @@ def _several(
         key = document.root.members["jobs"].names.get(name) if document.root else None
         line = key.line if key else node.line if node else 1
         job = _finish(draft, replace(source, line=line), context, found)
-        if job is not None:
+        if job is not None and name not in RESERVED_NAMES:
             jobs.append(job)
     return tuple(jobs) if not document.findings else ()
 

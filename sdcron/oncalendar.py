@@ -15,7 +15,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcron.daylight import Occasion, has_changes, is_ever_shown, is_utc, occasions, offsets
-from sdcron.entries import DAY, EVERY_WEEKDAY, Entry, Times, clipped, month_length, products, shifted
+from sdcron.entries import (
+    DAY,
+    EVERY_WEEKDAY,
+    FIRST_YEAR,
+    LAST_YEAR,
+    Entry,
+    Times,
+    clipped,
+    month_length,
+    products,
+    shifted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -180,15 +191,15 @@ def _base_lines(entry: Entry, entries: tuple[Entry, ...], suffix: str, utc_suffi
     first_pass: list[Entry] = []
     wakes = not entry.steps and any(other.steps or other.zone != entry.zone for other in entries)
     for occasion in occasions(entry.zone):
-        # Where changes follow no rule, taking single dates out would need a line a year and part of a year.
-        if occasion.year or occasion.after >= occasion.before:
+        if occasion.after >= occasion.before:
             continue
         for shift, start, end in _local_days(occasion.second + occasion.after, occasion.second + occasion.before):
             dates = _fitting(entry, occasion, shift) if _some_between(entry, start, end) else set()
             moved = {_moved_date(occasion, date, shift) for date in dates}
             if dates and (wakes or _may_take_second(entry, moved, start)):
                 weekday = (occasion.weekday + shift) % 7
-                local = [part for one in local for part in _without(one, moved, weekday, (start, end))]
+                taken = _without_in if occasion.year else _without
+                local = [part for one in local for part in taken(one, occasion, moved, weekday, (start, end))]
                 first_pass += _wall_lines(entry, occasion, dates, shift, (start, end), occasion.before)
     yield from (one.text(suffix) for one in local if is_ever_shown(one))
     yield from (one.text(utc_suffix, ranges=True) for one in first_pass)
@@ -205,14 +216,30 @@ def _may_take_second(entry: Entry, dates: set[tuple[int, int]], start: int) -> b
     return entry.from_end or (start == 0 and skips_months and any(day == 1 for _, day in dates))
 
 
-def _without(entry: Entry, dates: set[tuple[int, int]], weekday: int, span: tuple[int, int]) -> Iterator[Entry]:
+def _without_in(
+    entry: Entry, occasion: Occasion, dates: set[tuple[int, int]], weekday: int, span: tuple[int, int]
+) -> Iterator[Entry]:
+    """As _without, in the year of the occasion alone."""
+    years = entry.years or tuple(range(FIRST_YEAR, LAST_YEAR + 1))
+    if occasion.year not in years:
+        yield entry
+        return
+    others = tuple(year for year in years if year != occasion.year)
+    if others:
+        yield replace(entry, years=others)
+    yield from _without(replace(entry, years=(occasion.year,)), occasion, dates, weekday, span)
+
+
+def _without(
+    entry: Entry, occasion: Occasion, dates: set[tuple[int, int]], weekday: int, span: tuple[int, int]
+) -> Iterator[Entry]:
     """The entry without the times in `span` on those of `dates` that are a `weekday`."""
     months = tuple(sorted({month for month, _ in dates} & set(entry.months)))
     others = tuple(month for month in entry.months if month not in months)
     if others:
         yield replace(entry, months=others)
     for month in months:
-        days = _month_days(entry, month)
+        days = _month_days(entry, occasion.year or 2001, month)
         hit = tuple(day for day in days if (month, day) in dates)
         rest = tuple(day for day in days if (month, day) not in dates)
         dated = replace(entry, months=(month,), from_end=False)
@@ -224,16 +251,16 @@ def _without(entry: Entry, dates: set[tuple[int, int]], weekday: int, span: tupl
             yield replace(dated, days=hit)
             continue
         weekdays = tuple(day for day in entry.weekdays if day != weekday)
-        if weekdays:
+        if weekdays and not occasion.year:
             yield replace(dated, days=hit, weekdays=weekdays)
         outside = clipped(entry.times(), 0, span[0]) + clipped(entry.times(), span[1], DAY)
         for times in outside:
             yield replace(dated.at(times), days=hit, weekdays=(weekday,))
 
 
-def _month_days(entry: Entry, month: int) -> tuple[int, ...]:
-    """The entry's days in a month (not February) as days from its start."""
-    length = month_length(2001, month)
+def _month_days(entry: Entry, year: int, month: int) -> tuple[int, ...]:
+    """The entry's days in a month as days from its start."""
+    length = month_length(year, month)
     if not entry.days:
         return tuple(range(1, length + 1))
     days = (length + 1 - day for day in entry.days) if entry.from_end else iter(entry.days)

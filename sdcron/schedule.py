@@ -162,15 +162,11 @@ def _parse(text: str, zone: str, seed: str) -> tuple[Sequence[_Part], Sequence[M
         if own and own != zone and _is_ambiguous(own):
             hint = "name the zone by its place, such as Europe/Berlin"
             wrong = (Mistake(0, stripped.rindex(own), f"'{own}' is an abbreviation of several zones", hint),)
-    if found and not any(_may_run(part) for part in found):
-        message = f"the clocks of {found[0].zone} never show such a time: it would never run"
+    skipped = [part for part in found if isinstance(part, Entry) and part.steps and not is_ever_shown(part)]
+    if skipped and len(skipped) == len(found):  # what does not step runs right after the gap
+        message = f"the clocks of {skipped[0].zone} never show such a time: it would never run"
         wrong = (Mistake(0, 0, message, "clocks are put forward then: choose a time before or after that"),)
     return found, [replace(mistake, column=mistake.column + start) for mistake in wrong] if start else wrong
-
-
-def _may_run(part: _Part) -> bool:
-    """Whether it ever runs: a step through nothing but skipped times does not, anything else does after the gap."""
-    return isinstance(part, Interval) or not part.steps or is_ever_shown(part)
 
 
 def _unreadable(text: str) -> Mistake | None:

@@ -6,6 +6,8 @@ time, `fold` tells the passes of an overlap apart, and each field is a function 
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -13,28 +15,43 @@ from zoneinfo import ZoneInfo
 MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 WEEKDAYS = "sun mon tue wed thu fri sat".split()
 
-Wall = tuple[int, int, int, int, int, int]  # year, month, day, hour, minute, second
+# A wall-clock time is one number that reads as it is written: 20270328023000.
+_DATE = 10**6
 
 
-@lru_cache(maxsize=64)
-def _walls(zone: str, start: int, end: int, unit: int) -> tuple[tuple[int, Wall, int, tuple[Wall, ...]], ...]:
-    """Each instant in [start, end): its wall-clock time, its pass (0 or 1), and the times that a jump to it skipped."""
+@dataclass(frozen=True)
+class Walk:
+    """What a zone's clocks show at each instant: the time, its pass (0 or 1), and the times that a jump skipped."""
+
+    walls: array[int]
+    passes: bytes
+    skipped: dict[int, list[int]]
+
+
+def _wall(moment: datetime) -> int:
+    date = moment.year * 10**4 + moment.month * 10**2 + moment.day
+    return date * _DATE + moment.hour * 10**4 + moment.minute * 10**2 + moment.second
+
+
+@lru_cache(maxsize=8)
+def _walk(zone: str, start: int, end: int, unit: int) -> Walk:
     clock = ZoneInfo(zone)
-    found = []
+    walls = array("q")
+    passes = bytearray()
+    skipped: dict[int, list[int]] = {}
     before = datetime.fromtimestamp(start - 1, clock).utcoffset() or timedelta(0)
     for instant in range(start, end, unit):
         local = datetime.fromtimestamp(instant, clock)
         offset = local.utcoffset() or timedelta(0)
-        skipped: list[Wall] = []
         if offset > before:
             gap = datetime.fromtimestamp(instant, UTC) + before
             while gap < datetime.fromtimestamp(instant, UTC) + offset:
-                skipped.append((gap.year, gap.month, gap.day, gap.hour, gap.minute, gap.second))
+                skipped.setdefault(instant, []).append(_wall(gap))
                 gap += timedelta(seconds=unit)
         before = offset
-        wall = (local.year, local.month, local.day, local.hour, local.minute, local.second)
-        found.append((instant, wall, local.fold, tuple(skipped)))
-    return tuple(found)
+        walls.append(_wall(local))
+        passes.append(local.fold)
+    return Walk(walls, bytes(passes), skipped)
 
 
 class CronLine:
@@ -49,8 +66,9 @@ class CronLine:
         self.hours = _numbers(hour, 0, 23, [])
         self.months = _numbers(month, 1, 12, ["", *MONTHS])
         self.day, self.weekday = day, weekday
-        # Every day of the years around is decided once: the field functions are slow.
-        self.dates: dict[tuple[int, int, int], bool] = {}
+        self.times = {h * 10**4 + m * 10**2 + s for h in self.hours for m in self.minutes for s in self.seconds}
+        # Every day is decided once: the field functions are slow.
+        self.dates: dict[int, bool] = {}
         written = minute + (second if self.has_seconds else "")
         self.steps = len(self.hours) == 24 or any(sign in written for sign in "*-/")
 
@@ -63,23 +81,25 @@ class CronLine:
             return by_day and by_weekday
         return by_day or by_weekday
 
-    def fits(self, wall: Wall) -> bool:
+    def fits(self, wall: int) -> bool:
         """Whether the wall-clock time is one of the line's."""
-        year, month, day, hour, minute, second = wall
-        if second not in self.seconds or minute not in self.minutes or hour not in self.hours:
+        date, time = divmod(wall, _DATE)
+        if time not in self.times:
             return False
-        date = (year, month, day)
         if date not in self.dates:
-            self.dates[date] = self._date_fits(*date)
+            self.dates[date] = self._date_fits(date // 10**4, date // 100 % 100, date % 100)
         return self.dates[date]
 
     def fires(self, zone: str, start: int, end: int) -> list[int]:
         """The instants in [start, end), both whole minutes since the Unix epoch in seconds."""
+        unit = 1 if self.has_seconds else 60
+        walk = _walk(zone, start, end, unit)
         found = []
-        for instant, wall, second_pass, skipped in _walls(zone, start, end, 1 if self.has_seconds else 60):
+        for instant, wall, second_pass in zip(range(start, end, unit), walk.walls, walk.passes, strict=True):
             if self.steps:
                 runs = self.fits(wall)
             else:
+                skipped = walk.skipped.get(instant, ())
                 runs = (self.fits(wall) and not second_pass) or any(self.fits(one) for one in skipped)
             if runs:
                 found.append(instant)

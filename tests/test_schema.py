@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdcron import job_schema
+from sdcron.cli import run
+from sdcron.job_keys import UNSUPPORTED
 from sdcron.job_schema import findings, schema, schema_text
 from sdcron.schema_check import UnknownKeywordError, compile_check
+from sdcron.template import job_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Data = Any  # what JSON holds
+BAD = Path(__file__).parent / "bad"
+GOLDEN = Path(__file__).parent / "golden"
 SCHEMA = json.loads(schema_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 CHECK = compile_check(SCHEMA)
@@ -62,6 +70,74 @@ def test_every_key_has_a_description_and_examples_that_validate(where: str, key:
     for example in [*key["examples"], *([key["default"]] if "default" in key else [])]:
         jsonschema.Draft202012Validator(alone).validate(example)
         assert compile_check(alone)(example)
+
+
+def test_a_key_that_does_nothing_yet_says_so_and_no_other_does() -> None:
+    says = {name for name, key in SCHEMA["$defs"]["job"]["properties"].items() if "supported yet" in key["description"]}
+    assert says == UNSUPPORTED | {"overlap"}
+
+
+def test_no_text_names_a_command_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [schema_text(), job_template("x"), *(path.read_text("utf-8") for path in BAD.glob("*.txt"))]
+    named = {word for text in texts for word in re.findall(r"[`']sdcron ([a-z]+)", text)}
+    assert named
+    for command in named:
+        assert run([command, "--help"]) == 0, command
+    capsys.readouterr()
+
+
+def test_sdcron_schema_prints_the_schema_that_validation_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == schema()
+
+
+def test_a_change_of_the_schema_changes_what_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both forms of validation, the quick one and the one that explains, read what `schema` returns."""
+    assert not findings({"command": "x", "umask": "027"})
+    changed = json.loads(schema_text())
+    del changed["$defs"]["job"]["properties"]["umask"]
+    caches = (job_schema.schema, job_schema._check, job_schema._validator)
+    try:
+        for cache in caches:
+            cache.cache_clear()
+        monkeypatch.setattr(job_schema, "schema_text", lambda: json.dumps(changed))
+        assert [finding.message for finding in findings({"command": "x", "umask": "027"})] == ["unknown key 'umask'"]
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of the schema with what it refers to."""
+    reference = part.get("$ref")
+    return {**SCHEMA["$defs"][reference.removeprefix("#/$defs/")], **part} if reference else part
+
+
+def without_golden_unit(part: dict[str, Any], values: list[Data], where: str) -> list[str]:
+    """The keys and choices below a part of the schema that none of the golden jobs' values there has."""
+    part = resolved(part)
+    if not values:
+        return [where]
+    missing = []
+    if where != "/kill_signal" and "success_exit" not in where:  # one signal stands for all
+        taken = [*values, part.get("default")]
+        missing += [f"{where}={choice}" for choice in part.get("enum", []) if choice not in taken]
+    for index, branch in enumerate(part.get("anyOf", [])):
+        validator = jsonschema.Draft202012Validator({"$defs": SCHEMA["$defs"], **branch})
+        fitting = [value for value in values if validator.is_valid(value)]
+        missing += without_golden_unit(branch, fitting, f"{where}/{index}")
+    for name, key in part.get("properties", {}).items():
+        inner = [value[name] for value in values if name in value]
+        missing += without_golden_unit(key, inner, f"{where}/{name}")
+    return missing
+
+
+def test_every_key_and_every_choice_has_a_golden_unit() -> None:
+    """Down to the keys of maps and the forms of values; what is not supported yet becomes no unit."""
+    jobs = [yaml.safe_load(path.read_text("utf-8")) for path in GOLDEN.glob("*.yaml")]
+    missing = without_golden_unit(SCHEMA["$defs"]["job"], jobs, "")
+    later = ("/overlap=", *(f"/{key}" for key in UNSUPPORTED))
+    assert [where for where in missing if not where.startswith(later)] == []
 
 
 def test_every_reference_stays_in_the_file() -> None:
