@@ -392,7 +392,7 @@ def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
 
 def _is_retry(name: str) -> bool:
     """Whether this is a timer that waits for a retry, or would."""
-    return ":retry-" in name
+    return "@retry-" in name
 
 
 def _delay(text: str) -> str:

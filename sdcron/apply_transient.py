@@ -82,7 +82,7 @@ class TransientApplier(Applier):
         if self._backend:
             # A killed apply may not have come to stop them all, and a timer that is active keeps its job in memory.
             jobs = frozenset(step.jobs)
-            active = [name for name in self._backend.active_timers() if _job_of(name) in jobs and ":retry-" not in name]
+            active = [name for name in self._backend.active_timers() if _job_of(name) in jobs and "@retry-" not in name]
             step = replace(step, stop=sorted({*step.stop, *active}))
         super()._restore(step)
 
@@ -134,8 +134,8 @@ def _in_memory(backend: Backend) -> dict[str, UnitState]:
 
 
 def _job_of(unit: str) -> str:
-    """The job in a unit's name: a job's own name has no colon."""
-    return unit.removeprefix(PREFIX).rpartition(".")[0].partition(":")[0]
+    """The job in a unit's name: a job's own name has no at sign."""
+    return unit.removeprefix(PREFIX).rpartition(".")[0].partition("@")[0]
 
 
 def _refuse_if_at_work(job: str, name: str, state: UnitState) -> None:
@@ -144,7 +144,7 @@ def _refuse_if_at_work(job: str, name: str, state: UnitState) -> None:
             f"job {job} runs now, and a transient job cannot change under a run",
             f"wait for it, or end it: systemctl stop {name}",
         )
-    if ":retry-" in name and state.active not in _IDLE:
+    if "@retry-" in name and state.active not in _IDLE:
         raise BackendError(
             f"a retry of job {job} is waiting, and would be lost",
             f"wait for it, or give it up: systemctl stop {name}",

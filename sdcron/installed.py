@@ -138,7 +138,8 @@ def _ownership(text: str) -> dict[str, list[str]]:
     _, found, section = text.rpartition(_SECTION)
     keys: dict[str, list[str]] = {}
     if found:
-        for line in section.splitlines():
+        # Not splitlines(), to which U+2028 and others end a line too.
+        for line in section.split("\n"):
             key, _, value = line.partition("=")
             keys.setdefault(key, []).append(value)
     return keys
@@ -146,7 +147,7 @@ def _ownership(text: str) -> dict[str, list[str]]:
 
 def _belongs(unit: str, job: str) -> bool:
     stem = PREFIX + job
-    return unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", ":") and "/" not in job
+    return unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", "@") and "/" not in job
 
 
 def _unescape(value: str) -> str:

@@ -35,12 +35,12 @@ _HANDLER = (
     'read -r n run 2>/dev/null <"$state" || n=0;',
     'if [ "$n" = stopped ]; then n=0; if [ "$run" = "${MONITOR_INVOCATION_ID-}" ]; then',
     'rm -f "$state"; echo "<5>$unit: was stopped, no retry"; exit 0; fi; fi;',
-    '[ "$n" = 0 ] || [ -n "$(SYSTEMCTL show --value --property=LastTriggerUSec "$unit:retry-$n.timer")" ] || n=0;',
+    '[ "$n" = 0 ] || [ -n "$(SYSTEMCTL show --value --property=LastTriggerUSec "$unit@retry-$n.timer")" ] || n=0;',
     "n=$((n+1));",
     'if [ "$n" -gt "$attempts" ]; then',
     'rm -f "$state"; echo "<3>$unit: gave up after $attempts retries"; exit 0; fi;',
     'mkdir -p "${state%/*}" && echo "$n" >"$state.new" && mv "$state.new" "$state" || exit 1;',
-    'if SYSTEMCTL start --quiet --no-block --job-mode=fail "$unit:retry-$n.timer";',
+    'if SYSTEMCTL start --quiet --no-block --job-mode=fail "$unit@retry-$n.timer";',
     'then echo "<5>$unit: retry $n of $attempts is waiting";',
     'else rm -f "$state"; echo "<5>$unit: runs again already, no retry needed"; fi',
 )
@@ -56,13 +56,17 @@ _LAST_WORD = (
 
 
 def retry_timer_name(job_name: str, attempt: int) -> str:
-    """The timer that waits before the n-th retry, n from 1."""
-    return f"sdcron-{job_name}:retry-{attempt}.timer"
+    """The timer that waits before the n-th retry, n from 1.
+
+    An at sign cannot stand in a job name, so no job's own unit can have this name; a colon could not either, but
+    `systemd-analyze verify` would take it for the end of the path.
+    """
+    return f"sdcron-{job_name}@retry-{attempt}.timer"
 
 
 def retry_handler_name(job_name: str) -> str:
     """The service that a failed run starts."""
-    return f"sdcron-{job_name}:retry.service"
+    return f"sdcron-{job_name}@retry.service"
 
 
 def gave_up_after(job: Job, scope: Scope) -> tuple[list[str], list[str]]:
@@ -125,6 +129,8 @@ def _handler(job: Job, retry: Retry, scope: Scope, header: Sequence[str], owners
         "",
         "[Service]",
         "Type=oneshot",
+        # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
+        f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}",
         f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}',
         f"SyslogIdentifier={unit}",
         f"LogExtraFields=SDCRON_JOB={job.name}",

@@ -75,9 +75,9 @@ def timer_name(job_name: str) -> str:
 def boot_timer_name(job_name: str) -> str:
     """The second timer of a job that runs at boot and at other times too.
 
-    A colon cannot stand in a job name, so no other job's unit can have this name.
+    An at sign cannot stand in a job name, so no other job's unit can have this name.
     """
-    return f"{PREFIX}{job_name}:boot.timer"
+    return f"{PREFIX}{job_name}@boot.timer"
 
 
 def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> CompiledJob:

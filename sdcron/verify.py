@@ -42,10 +42,7 @@ def verify_units(jobs: Mapping[str, Job], compiled: Sequence[CompiledJob], *, us
             Path(directory, unit.name).write_text(unit.text, encoding="utf-8")
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:", "SYSTEMD_LOG_COLOR": "0"}
         scope = "--user" if user else "--system"
-        # Units with a colon are read as what these refer to; for the verifier a colon in an argument ends the path, and
-        # it then gives up on all of them. What is passed through stands in units without one.
-        named = sorted(str(Path(directory, name)) for name in units if ":" not in name)
-        command = [program, scope, "--man=no", "verify", *named]
+        command = [program, scope, "--man=no", "verify", *sorted(str(Path(directory, name)) for name in units)]
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False, env=environment
         )

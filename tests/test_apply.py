@@ -175,7 +175,7 @@ def test_a_persistent_timer_that_somebody_stopped_does_not_catch_up_when_it_is_s
 
 def test_a_retry_that_waits_waits_anew_for_another_delay_and_not_for_any_other_edit(host: Host) -> None:
     host.apply([compiled("a", retry=RETRY), compiled("b", retry=RETRY)])
-    waiting = ["sdcron-a:retry-1.timer", "sdcron-b:retry-1.timer"]
+    waiting = ["sdcron-a@retry-1.timer", "sdcron-b@retry-1.timer"]
     host.backend.start(waiting)
     host.backend.calls.clear()
     shorter = Retry(timedelta(minutes=1), attempts=2)
@@ -183,8 +183,8 @@ def test_a_retry_that_waits_waits_anew_for_another_delay_and_not_for_any_other_e
     assert host.backend.accidents == []
     assert set(waiting) <= set(host.backend.active())
     assert [call for call in host.backend.mutations() if "retry-1" in call and "reset" not in call] == [
-        "stop sdcron-a:retry-1.timer",
-        "start sdcron-a:retry-1.timer",
+        "stop sdcron-a@retry-1.timer",
+        "start sdcron-a@retry-1.timer",
     ]
 
 
@@ -223,10 +223,10 @@ def test_a_failed_job_is_read_afresh_without_a_reload(host: Host) -> None:
 
 def test_a_waiting_retry_survives_a_change_and_ends_with_the_job(host: Host) -> None:
     host.apply([compiled("a", retry=RETRY)])
-    host.backend.start(["sdcron-a:retry-1.timer"])
+    host.backend.start(["sdcron-a@retry-1.timer"])
     after = compiled("a", "0 4 * * *", retry=Retry(timedelta(minutes=6), attempts=1))
     host.apply([after])
-    assert host.backend.active() == ["sdcron-a.timer", "sdcron-a:retry-1.timer"]
+    assert host.backend.active() == ["sdcron-a.timer", "sdcron-a@retry-1.timer"]
     assert host.backend.stale() == []
     host.apply([])
     host.holds([])
@@ -243,7 +243,7 @@ def test_a_removed_job_leaves_nothing_whatever_state_it_is_in(host: Host) -> Non
     ]
     host.apply(jobs)
     host.backend.set_active("sdcron-failed.service", "failed")
-    host.backend.start(["sdcron-retried:retry-2.timer"])
+    host.backend.start(["sdcron-retried@retry-2.timer"])
     (host.paths.runtime_dir / "retry").mkdir()
     (host.paths.runtime_dir / "retry" / "retried").write_text("2\n")
     host.apply([])
@@ -466,11 +466,11 @@ def test_a_unit_that_does_not_start_brings_everything_back_and_says_so(host: Hos
 def test_a_retry_that_waits_goes_on_waiting_when_a_change_is_taken_back(host: Host) -> None:
     before = [compiled("a", retry=RETRY)]
     host.apply(before)
-    host.backend.start(["sdcron-a:retry-1.timer"])
+    host.backend.start(["sdcron-a@retry-1.timer"])
     host.backend.refused = {"sdcron-new.timer"}
     with pytest.raises(BackendError):
         host.apply([compiled("a", "0 4 * * *", retry=RETRY), compiled("new")])
-    assert host.backend.active() == ["sdcron-a.timer", "sdcron-a:retry-1.timer"]
+    assert host.backend.active() == ["sdcron-a.timer", "sdcron-a@retry-1.timer"]
 
 
 def test_a_timer_that_cannot_start_any_more_does_not_block_applies_for_ever(host: Host) -> None:

@@ -107,7 +107,7 @@ def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path)
     job = compiled("again", retry=Retry(timedelta(minutes=5), attempts=2), script="true")
     damages: tuple[Callable[[Paths], object], ...] = (
         lambda paths: (paths.unit_dir / "sdcron-again.service").unlink(),
-        lambda paths: (paths.unit_dir / "sdcron-again:retry-2.timer").unlink(),
+        lambda paths: (paths.unit_dir / "sdcron-again@retry-2.timer").unlink(),
         lambda paths: (paths.wants_dir / "sdcron-again.timer").unlink(),
         lambda paths: (paths.script_dir / "again").unlink(),
         lambda paths: (paths.script_dir / "again").write_text("false"),

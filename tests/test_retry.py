@@ -76,7 +76,7 @@ class Machine:
     def fails(self, result: str = "exit-code", status: str = "1", **environment: str) -> Handled:
         """A run has failed: systemd starts the handler."""
         monitor = {"MONITOR_SERVICE_RESULT": result, "MONITOR_EXIT_STATUS": status, "MONITOR_INVOCATION_ID": "run"}
-        command = setting(unit_text(self.job, "sdcron-backup:retry.service"), "ExecStart")
+        command = setting(unit_text(self.job, "sdcron-backup@retry.service"), "ExecStart")
         return self._run(command, monitor | environment)
 
     def ends(self, result: str, **environment: str) -> Handled:
@@ -112,7 +112,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def timer(attempt: int) -> str:
-    return f"sdcron-backup:retry-{attempt}.timer"
+    return f"sdcron-backup@retry-{attempt}.timer"
 
 
 # The waits
@@ -149,7 +149,7 @@ def test_each_attempt_has_a_timer_of_its_own_wait() -> None:
     waits = [setting(unit_text(job, timer(attempt)), "OnActiveSec") for attempt in (1, 2, 3)]
     assert waits == ["1s", "2s", "4s"]
     assert setting(unit_text(job, "sdcron-backup.service"), "Conflicts").split() == [timer(n) for n in (1, 2, 3)]
-    assert setting(unit_text(job, "sdcron-backup.service"), "OnFailure") == "sdcron-backup:retry.service"
+    assert setting(unit_text(job, "sdcron-backup.service"), "OnFailure") == "sdcron-backup@retry.service"
 
 
 # The handler

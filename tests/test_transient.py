@@ -123,8 +123,8 @@ def test_golden_units_become_exactly_these_properties() -> None:
         (b"ConditionACPower", False, False, b"yes"),
     ]
     retry = unit_properties(golden("retry.service"))
-    assert values(retry, "OnFailure") == [[b"sdcron-retry:retry.service"]]
-    assert values(retry, "Conflicts") == [[b"sdcron-retry:retry-%d.timer" % number for number in (1, 2, 3)]]
+    assert values(retry, "OnFailure") == [[b"sdcron-retry@retry.service"]]
+    assert values(retry, "Conflicts") == [[b"sdcron-retry@retry-%d.timer" % number for number in (1, 2, 3)]]
     [[(path, argv, flags)]] = values(retry, "ExecStopPostEx")
     assert (path, argv[:2], argv[3:]) == (
         b"/bin/sh",
@@ -148,11 +148,11 @@ def test_golden_units_become_exactly_these_properties() -> None:
 
 def test_a_retry_timer_gets_a_service_of_its_own_name_since_systemd_lets_nobody_set_what_it_starts() -> None:
     job = compiled("x", retry=None)
-    texts = [Unit("sdcron-x:retry-1.timer", "[Timer]\nOnActiveSec=90s\nUnit=sdcron-x.service\n"), *job.units]
+    texts = [Unit("sdcron-x@retry-1.timer", "[Timer]\nOnActiveSec=90s\nUnit=sdcron-x.service\n"), *job.units]
     made = dict(transient_units(texts))
-    assert list(made) == [unit.name for unit in texts] + ["sdcron-x:retry-1.service"]
-    assert values(made["sdcron-x:retry-1.service"], "Wants") == [[b"sdcron-x.service"]]
-    assert values(made["sdcron-x:retry-1.timer"], "TimersMonotonic") == [[(b"OnActiveSec", 90_000_000)]]
+    assert list(made) == [unit.name for unit in texts] + ["sdcron-x@retry-1.service"]
+    assert values(made["sdcron-x@retry-1.service"], "Wants") == [[b"sdcron-x.service"]]
+    assert values(made["sdcron-x@retry-1.timer"], "TimersMonotonic") == [[(b"OnActiveSec", 90_000_000)]]
 
 
 # Quoting: the inverse of escape.py
@@ -397,7 +397,7 @@ def test_a_transient_apply_starts_what_is_new_and_changed_and_nothing_the_second
     ("unit", "active", "message"),
     [
         ("sdcron-a.service", "activating", "job a runs now, and a transient job cannot change under a run"),
-        ("sdcron-a:retry-1.timer", "active", "a retry of job a is waiting, and would be lost"),
+        ("sdcron-a@retry-1.timer", "active", "a retry of job a is waiting, and would be lost"),
     ],
 )
 def test_a_job_at_work_is_refused_and_nothing_changes(tmp_path: Path, unit: str, active: str, message: str) -> None:

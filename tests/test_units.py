@@ -63,7 +63,7 @@ def golden_texts(case: str) -> dict[str, str]:
 
 
 def texts_by_name(job: CompiledJob) -> dict[str, str]:
-    """What follows the job's name in a unit's name, such as `.service` or `:retry-1.timer` -> its text."""
+    """What follows the job's name in a unit's name, such as `.service` or `@retry-1.timer` -> its text."""
     return {unit.name.removeprefix(f"sdcron-{job.name}"): unit.text.partition("Digest=")[0] for unit in job.units}
 
 
@@ -73,7 +73,7 @@ def test_the_units_of_a_job_are_exactly_the_golden_ones(case: str) -> None:
     present = {
         path.name: path
         for path in GOLDEN.iterdir()
-        if re.fullmatch(re.escape(case) + r"(\.user)?(:[a-z0-9-]+)?\.(service|timer|timers|script)", path.name)
+        if re.fullmatch(re.escape(case) + r"(\.user)?(@[a-z0-9-]+)?\.(service|timer|timers|script)", path.name)
     }
     if RENEW:
         for path in present.values():
@@ -121,9 +121,7 @@ def test_systemd_has_nothing_to_say_about_any_golden_unit(scope: Scope, tmp_path
     for unit in units:
         (tmp_path / unit.name).write_text(unit.text, encoding="utf-8")
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:", "SYSTEMD_LOG_COLOR": "0"}
-    # With a colon in one argument systemd-analyze gives up on all: it reads PATH:NAME. The boot, retry and other units
-    # are read as what these refer to, and each by itself in tests/system/test_units.py.
-    named = [str(tmp_path / unit.name) for unit in units if ":" not in unit.name]
+    named = [str(tmp_path / unit.name) for unit in units]
     command = ["systemd-analyze", f"--{scope}", "--man=no", "verify", *named]
     told = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
     assert [line for line in told.stderr.splitlines() if "sdcron-" in line or str(tmp_path) in line] == []

@@ -119,7 +119,7 @@ class SystemdBackend:
         """See Backend."""
         for name in names:
             # A run conflicts with its retry timers: no start of one may end a run that has begun in the meantime.
-            mode = b"fail" if ":retry-" in name else b"replace"
+            mode = b"fail" if "@retry-" in name else b"replace"
             self._manager("StartUnit", "ss", [name.encode(), mode])
         self._settle(names, "active", "start")
 

@@ -45,7 +45,7 @@ def make_busy(machine: Machine) -> None:
         lambda: (
             machine.show(units[0], "ActiveState")["ActiveState"] == "activating"
             and machine.show(units[1], "ActiveState")["ActiveState"] == "failed"
-            and machine.show("sdcron-retried:retry-1.timer", "ActiveState")["ActiveState"] == "active"
+            and machine.show("sdcron-retried@retry-1.timer", "ActiveState")["ActiveState"] == "active"
         ),
         10,
         "one job runs, one has failed, one waits",

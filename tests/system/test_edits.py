@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SKIP = "missed: skip\n"
 BUSY = ("sdcron-running.service", "sdcron-running-time.service")
-WAITING = ("sdcron-retry:retry-1.timer", "sdcron-retry-delay:retry-1.timer")
+WAITING = ("sdcron-retry@retry-1.timer", "sdcron-retry-delay@retry-1.timer")
 SHORT_DELAY = 4
 #: What makes timers.target hold its timers in memory.
 RELOADED, BOOTED = "held by a reload", "held by a boot"

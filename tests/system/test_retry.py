@@ -37,14 +37,14 @@ def fail_first(count: int, name: str, status: int = 1) -> list[str]:
 
 def said(machine: Machine, name: str, since: float) -> list[str]:
     """What the handler of failures wrote, without the job's name."""
-    found = entries(machine, since, f"_SYSTEMD_UNIT=sdcron-{name}:retry.service")
+    found = entries(machine, since, f"_SYSTEMD_UNIT=sdcron-{name}@retry.service")
     return [entry["MESSAGE"].removeprefix(f"sdcron-{name}: ") for entry in found]
 
 
 def waiting(machine: Machine, name: str = "*", user: str | None = None) -> list[str]:
     """The retry timers that run."""
     command = ["systemctl", *(["--user"] if user else []), "list-units", "--plain", "--no-legend", "--state=active"]
-    listed = machine.run([*command, f"sdcron-{name}:retry-*.timer"], user=user).stdout
+    listed = machine.run([*command, f"sdcron-{name}@retry-*.timer"], user=user).stdout
     return [line.split()[0] for line in listed.splitlines()]
 
 
@@ -67,7 +67,7 @@ def delays(machine: Machine, name: str, since: float) -> list[float]:
     armed = [
         moment(entry)
         for entry in entries(machine, since, f"MESSAGE_ID={STARTED}")
-        if (entry.get("UNIT") or entry.get("USER_UNIT", "")).startswith(f"sdcron-{name}:retry-")
+        if (entry.get("UNIT") or entry.get("USER_UNIT", "")).startswith(f"sdcron-{name}@retry-")
     ]
     assert len(armed) == len(began) - 1
     return [after - before for before, after in zip(armed, began[1:], strict=True)]
@@ -157,7 +157,7 @@ def test_failed_jobs_are_retried_as_their_files_say(machine: Machine) -> None:
     assert gave_up["MESSAGE"] == "sdcron-plain: gave up after 2 retries"
     assert machine.run(["ls", STATE]).stdout == "", "a series that is over leaves its number behind"
     failed = machine.run(["systemctl", "list-units", "--plain", "--no-legend", "--state=failed", "sdcron-*"]).stdout
-    assert ":" not in failed, "a handler or a timer has failed"
+    assert "@" not in failed, "a handler or a timer has failed"
 
 
 def test_a_series_ends_with_a_success_and_begins_anew_after_giving_up(machine: Machine) -> None:
@@ -193,12 +193,12 @@ def test_a_regular_run_takes_the_place_of_a_retry_that_waits(machine: Machine) -
     since = time.time()
     apply(machine, jobs)
     start(machine, "by-hand")
-    until(lambda: waiting(machine, "by-hand") == ["sdcron-by-hand:retry-1.timer"], 5, "the retry waits")
+    until(lambda: waiting(machine, "by-hand") == ["sdcron-by-hand@retry-1.timer"], 5, "the retry waits")
     start(machine, "by-hand")
     until(lambda: len(said(machine, "by-hand", since)) == 2, 5, "the second failure is noticed")
     # The second failure is the first of a series of its own.
     assert said(machine, "by-hand", since) == ["retry 1 of 3 is waiting"] * 2
-    assert waiting(machine, "by-hand") == ["sdcron-by-hand:retry-1.timer"]
+    assert waiting(machine, "by-hand") == ["sdcron-by-hand@retry-1.timer"]
     machine.run(["rm", "/tmp/broken"])
     start(machine, "by-hand")
     assert waiting(machine, "by-hand") == []
@@ -226,7 +226,7 @@ def test_a_job_that_is_stopped_on_purpose_is_not_retried(machine: Machine) -> No
     machine.run(["systemctl", "stop", service("stopped"), service("stubborn")])
     # The same signal, from somebody else than systemd, is a failure.
     machine.run(["systemctl", "kill", "--signal=TERM", service("died")])
-    until(lambda: waiting(machine) == ["sdcron-died:retry-1.timer"], 5, "the job that died is retried")
+    until(lambda: waiting(machine) == ["sdcron-died@retry-1.timer"], 5, "the job that died is retried")
     assert {name: len(times) for name, times in starts(machine, since).items()} == dict.fromkeys(jobs, 1)
     assert set(said(machine, "stopped", since) + said(machine, "stubborn", since)) <= {"was stopped, no retry"}
     assert machine.run(["ls", STATE]).stdout == "died\n"

@@ -164,13 +164,13 @@ def _in_path(character: str) -> str:
 def difference(
     wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]], *, of_retries: bool
 ) -> list[str]:
-    retried = {unit.partition(":")[0] for unit in wanted if ":retry" in unit}
+    retried = {unit.partition("@")[0] for unit in wanted if "@retry" in unit}
     return [
         f"{unit} {name}: {found[unit].get(name)!r}, not {wanted[unit].get(name)!r}"
         for unit in wanted
         for name in sorted({*wanted[unit], *found[unit]})
         if wanted[unit].get(name) != found[unit].get(name)
-        and not (of_retries and name in OF_RETRIES and unit.rpartition(".")[0].partition(":")[0] in retried)
+        and not (of_retries and name in OF_RETRIES and unit.rpartition(".")[0].partition("@")[0] in retried)
     ]
 
 
@@ -188,7 +188,7 @@ def test_transient_units_have_every_property_that_those_with_files_have(machine:
 
     machine.sdcron("apply", "--transient", JOBS)
     assert sorted(set(in_memory(machine)) ^ set(units)) == sorted(
-        unit.replace(".timer", ".service") for unit in units if ":retry-" in unit
+        unit.replace(".timer", ".service") for unit in units if "@retry-" in unit
     )
     assert difference(wanted, properties(machine, units), of_retries=True) == []
     assert not [path for path in files_left(machine) if not path.startswith("/run/")]
@@ -329,7 +329,7 @@ def test_a_transient_job_at_work_is_not_changed_nor_anything_with_it(machine: Ma
     machine.run(["systemctl", "start", "sdcron-waits.service"], status=1)
     machine.run(["systemctl", "start", "sdcron-failed.service"], status=1)
     until(lambda: machine.exists(f"{RAN}/runs"), 10, "the job runs")
-    until(lambda: machine.show("sdcron-waits:retry-1.timer", "SubState")["SubState"] == "waiting", 10, "a retry waits")
+    until(lambda: machine.show("sdcron-waits@retry-1.timer", "SubState")["SubState"] == "waiting", 10, "a retry waits")
     pid = machine.show("sdcron-runs.service", "MainPID")
     state = looks(machine), in_memory(machine)
     refusals = (("runs", "job runs runs now", "service"), ("waits", "a retry of job waits is waiting", "timer"))
@@ -347,7 +347,7 @@ def test_a_transient_job_at_work_is_not_changed_nor_anything_with_it(machine: Ma
     machine.sdcron("apply", "--transient", JOBS)
     assert machine.show("sdcron-failed.service", "UMask", "ActiveState") == {"UMask": "0077", "ActiveState": "inactive"}
     assert machine.show("sdcron-runs.service", "MainPID") == pid
-    machine.run(["systemctl", "stop", "sdcron-runs.service", "sdcron-waits:retry-1.timer"])
+    machine.run(["systemctl", "stop", "sdcron-runs.service", "sdcron-waits@retry-1.timer"])
     machine.run(["systemctl", "start", "sdcron-failed.service"], status=1)
     machine.sdcron("remove", "--transient", "--yes", *BUSY)
     assert (in_memory(machine), files_left(machine)) == ([], [])
