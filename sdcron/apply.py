@@ -13,18 +13,18 @@ import json
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError, LockHeldError, SdcronError
 from sdcron.files import Files, leftovers, make_directory
-from sdcron.plan import Action
+from sdcron.step import Scene, Step, backward, forward, is_boot_timer, is_retry, read_text, stamp_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from sdcron.backends import Backend, UnitState
+    from sdcron.backends import Backend
     from sdcron.paths import Paths
     from sdcron.plan import Change, Plan
 
@@ -63,24 +63,6 @@ def apply_lock(paths: Paths, wait_seconds: float) -> Iterator[None]:
         os.close(descriptor)
 
 
-@dataclass(slots=True)
-class Step:
-    """What one transition does: the same shape forwards and, made from what was there, backwards."""
-
-    jobs: list[str] = field(default_factory=list)
-    files: dict[str, str | None] = field(default_factory=dict)
-    links: dict[str, str | None] = field(default_factory=dict)
-    stop: list[str] = field(default_factory=list)
-    plain: list[str] = field(default_factory=list)
-    """Timers among `stop` that go on afterwards and, not being persistent, would not catch up on a time in between."""
-    forget: list[str] = field(default_factory=list)
-    anew: list[str] = field(default_factory=list)
-    """Plain timers to start: as long as one is in memory, it starts with what fell due since its last start."""
-    start: list[str] = field(default_factory=list)
-    stamps: dict[str, str] = field(default_factory=dict)
-    """Persistent timers to stamp before they start; the value says `set` or `remove`."""
-
-
 class Applier:
     """Changes one scope. `backend` None means that only files change (`--root`)."""
 
@@ -98,12 +80,13 @@ class Applier:
         self._progress = progress
         self.recovered = False
         """Whether `recover` found an apply that had been killed."""
-        self._active: Mapping[str, UnitState] = {}
-        """The timers that were active when the apply began."""
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
         self._delete_leftovers()
+        if self._backend:
+            # A run that outlived its job and failed then.
+            self._backend.reset_failed(self._backend.failed_without_file())
         if not self._paths.journal_file.exists():
             return False
         try:
@@ -121,23 +104,22 @@ class Applier:
         """Apply every change, or restore what was there and raise what went wrong."""
         if not plan:
             return
-        loaded = self._loaded(plan.changes)
-        self._active = self._backend.active_timers() if self._backend else {}
-        forward = self._forward(plan.changes, loaded)
-        backward = self._backward(plan.changes, forward, loaded)
-        text = json.dumps({name: getattr(backward, name) for name in Step.__slots__})
+        scene = self._scene(plan.changes)
+        onward = self._forward(plan.changes, scene)
+        back = backward(plan.changes, scene)
+        text = json.dumps({name: getattr(back, name) for name in Step.__slots__})
         try:
-            staged = self._stage(forward)
+            staged = self._stage(onward)
             self._files.write(self._paths.journal_file, text, 0o600)
         except BaseException:
             self._delete_leftovers()
             raise
         try:
-            self._transition(forward, staged)
+            self._transition(onward, staged)
             self._close_journal()
         except BaseException as failure:
             try:
-                self._restore(backward)
+                self._restore(back)
             except (OSError, SdcronError) as second:
                 raise SdcronError(
                     f"{failure}; and what was there could not be brought back: {second}",
@@ -148,7 +130,7 @@ class Applier:
     def _restore(self, step: Step) -> None:
         """Bring back what was there. A timer that does not start is left to the next plan, which sees it stopped."""
         self._delete_leftovers()
-        differing = {path: text for path, text in step.files.items() if _text(Path(path)) != text}
+        differing = {path: text for path, text in step.files.items() if read_text(Path(path)) != text}
         self._mark_applied_this_boot(step)
         # No staging of all first: on a full disk each file can take the room that the one before it gave back.
         self._transition(replace(step, files=differing, start=[]), {})
@@ -180,78 +162,20 @@ class Applier:
             for path in leftovers(directory):
                 self._files.delete(path)
 
-    def _loaded(self, changes: Sequence[Change]) -> frozenset[str]:
-        """The units of these jobs that systemd has in memory."""
+    def _scene(self, changes: Sequence[Change]) -> Scene:
         if self._backend is None:
-            return frozenset()
+            return Scene(self._paths, online=False)
         names = {name for change in changes for name in (*change.texts_before(), *change.texts_after())} - {"script"}
         if len(names) > _ASKED_ONE_BY_ONE:
-            return frozenset(names & self._backend.loaded().keys())
-        return frozenset(name for name in names if self._backend.is_loaded(name))
+            loaded = names & self._backend.loaded().keys()
+            active = names & self._backend.active_timers().keys()
+        else:
+            loaded = {name for name in names if self._backend.is_loaded(name)}
+            active = {name for name in loaded if name.endswith(".timer") and self._backend.is_active(name)}
+        return Scene(self._paths, online=True, loaded=frozenset(loaded), active=active)
 
-    def _forward(self, changes: Sequence[Change], loaded: frozenset[str]) -> Step:
-        step = Step()
-        for change in changes:
-            step.jobs.append(change.name)
-            before, after = change.texts_before(), change.texts_after()
-            for name in sorted({*before, *after}):
-                if before.get(name) != after.get(name):
-                    step.files[str(self._path(change.name, name))] = after.get(name)
-            if change.after is None:
-                step.files[str(self._paths.armed_boot_dir / change.name)] = None
-                step.files[str(self._paths.runtime_dir / "retry" / change.name)] = None
-            enabled_before = change.before.enabled if change.before else frozenset()
-            enabled_after = frozenset(change.after.enable) if change.after else frozenset()
-            for name in sorted(enabled_before ^ enabled_after):
-                link = str(self._paths.wants_dir / name)
-                step.links[link] = f"../{name}" if name in enabled_after else None
-            start = change.after.start if change.after else ()
-            if change.action is not Action.START:
-                stopped = _to_stop(change, loaded)
-                step.stop += stopped
-                step.start += [name for name in stopped if _is_retry(name) and name in after and name in self._active]
-                step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
-                # What is new may be in memory too: a job removed while it ran, and back now.
-                step.forget += sorted(name for name in {*before, *after} if name in loaded)
-            step.start += start
-            step.anew += [name for name in start if name in loaded and _is_plain(after[name])]
-            for name in (*before, *after):
-                if name.endswith(".timer"):
-                    self._plan_stamp(step, change, name)
-        return step
-
-    def _plan_stamp(self, step: Step, change: Change, name: str) -> None:
-        before, after = change.texts_before().get(name), change.texts_after().get(name)
-        if after is None or (before and _is_persistent(before) and not _is_persistent(after)):
-            step.stamps[name] = "remove"
-        elif self._backend is None and not self._stamp(name).exists():
-            # The machine has never run it, and shall not begin with a catch-up when it boots.
-            return
-        elif _is_persistent(after) and (before != after or (self._backend and name not in self._active)):
-            # A timer that somebody had stopped would catch up what fell due since.
-            step.stamps[name] = "set"
-
-    def _backward(self, changes: Sequence[Change], forward: Step, loaded: frozenset[str]) -> Step:
-        step = Step(jobs=list(forward.jobs))
-        for change in changes:
-            before = change.texts_before()
-            for name in (*before, *change.texts_after()):
-                step.files[str(self._path(change.name, name))] = before.get(name)
-            enabled = change.before.enabled if change.before else frozenset()
-            for name in (*enabled, *(change.after.enable if change.after else ())):
-                step.links[str(self._paths.wants_dir / name)] = f"../{name}" if name in enabled else None
-            timers = [name for name in change.texts_after() if name.endswith(".timer")]
-            step.stop += [name for name in timers if not _is_retry(name) or name not in before]
-            step.forget += sorted({*before, *change.texts_after()} - {"script"})
-            step.start += [name for name, text in before.items() if name in self._active and not _is_boot_timer(text)]
-            step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
-            step.stamps.update({name: "remove" for name in timers if not _is_persistent(before.get(name, ""))})
-            if change.before is None:
-                step.files[str(self._paths.armed_boot_dir / change.name)] = None
-            if change.after is None:
-                retry = self._paths.runtime_dir / "retry" / change.name
-                step.files[str(retry)] = _text(retry)
-        return step
+    def _forward(self, changes: Sequence[Change], scene: Scene) -> Step:
+        return forward(changes, scene)
 
     def _stage(self, step: Step) -> dict[str, Path]:
         staged = {}
@@ -270,7 +194,7 @@ class Applier:
         for timer, what in step.stamps.items():
             # Before the new text is there: the machine may go down in between and boot with it.
             if what == "set":
-                self._files.touch(self._stamp(timer), max(began, self._last_elapse(timer)))
+                self._files.touch(stamp_path(self._paths, timer), max(began, self._last_elapse(timer)))
         for path, text in step.files.items():
             if text is None:
                 self._files.delete(Path(path))
@@ -287,21 +211,21 @@ class Applier:
             self._forget_old_texts(self._backend, step)
         for timer, what in step.stamps.items():
             if what == "remove":
-                self._files.delete(self._stamp(timer))
+                self._files.delete(stamp_path(self._paths, timer))
         if self._backend:
-            timers = [name for name in step.start if not _is_retry(name)]
+            timers = [name for name in step.start if not is_retry(name)]
             for first in range(0, len(timers), _STARTED_AT_ONCE):
                 self._progress("starting", first, len(timers))
                 self._start(self._backend, timers[first : first + _STARTED_AT_ONCE])
             # It may not: then the job runs again already, by hand.
-            self._start_what_starts([name for name in step.start if _is_retry(name)])
+            self._start_what_starts([name for name in step.start if is_retry(name)])
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""
         if self._backend is None:
             return
         for path, text in step.files.items():
-            if text is not None and path.endswith(".timer") and _is_boot_timer(text):
+            if text is not None and path.endswith(".timer") and is_boot_timer(text):
                 name = text.partition("\nJob=")[2].partition("\n")[0]
                 self._files.touch(self._paths.armed_boot_dir / name, time.time_ns())
 
@@ -347,53 +271,7 @@ class Applier:
     def _last_elapse(self, timer: str) -> int:
         """When a persistent timer elapsed last, by its stamp, ns since 1970; 0 for never, or a time yet to come."""
         try:
-            modified = self._stamp(timer).stat().st_mtime_ns
+            modified = stamp_path(self._paths, timer).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
         return modified if modified <= time.time_ns() else 0
-
-    def _stamp(self, timer: str) -> Path:
-        return self._paths.stamp_dir / f"stamp-{timer}"
-
-    def _path(self, job: str, name: str) -> Path:
-        return self._paths.script_dir / job if name == "script" else self._paths.unit_dir / name
-
-
-def _text(path: Path) -> str | None:
-    """What is there now; None for nothing."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
-def _is_boot_timer(text: str) -> bool:
-    return "\nOnCalendar=" not in text and "\nWantedBy=" in text
-
-
-def _is_persistent(text: str) -> bool:
-    return "\nPersistent=yes\n" in text
-
-
-def _is_plain(text: str) -> bool:
-    """Whether it is a calendar timer that does not catch up: systemd keeps no stamp for it."""
-    return "\nPersistent=no\n" in text
-
-
-def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
-    """Timers that must not elapse while their files change; a waiting retry goes on as long as its delay stays.
-
-    A shorter one may be over: systemd 257 would run the job when it reads it.
-    """
-    before, after = change.texts_before(), change.texts_after()
-    names = [name for name in before if name.endswith(".timer") and name in loaded]
-    return [name for name in names if not _is_retry(name) or _delay(before[name]) != _delay(after.get(name, ""))]
-
-
-def _is_retry(name: str) -> bool:
-    """Whether this is a timer that waits for a retry, or would."""
-    return "@retry-" in name
-
-
-def _delay(text: str) -> str:
-    return text.partition("\nOnActiveSec=")[2].partition("\n")[0]

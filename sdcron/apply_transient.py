@@ -15,14 +15,15 @@ from sdcron.apply import Applier
 from sdcron.errors import BackendError
 from sdcron.files import leftovers
 from sdcron.plan import Action
+from sdcron.step import is_retry
 from sdcron.units import PREFIX, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sdcron.apply import Step
     from sdcron.backends import Backend, UnitState
     from sdcron.plan import Change, Plan
+    from sdcron.step import Scene, Step
 
 _UNLOAD_SECONDS = 10.0
 _POLL_SECONDS = 0.01
@@ -64,12 +65,12 @@ class TransientApplier(Applier):
             for name in names:
                 _refuse_if_at_work(change.name, name, loaded[name])
 
-    def _forward(self, changes: Sequence[Change], loaded: frozenset[str]) -> Step:
+    def _forward(self, changes: Sequence[Change], scene: Scene) -> Step:
         # A timer that somebody stopped has left memory, perhaps without its service: all of the job goes anew.
         anew = [
             replace(change, action=Action.CHANGE) if change.action is Action.START else change for change in changes
         ]
-        return super()._forward(anew, loaded)
+        return super()._forward(anew, scene)
 
     def _delete_leftovers(self) -> None:
         super()._delete_leftovers()
@@ -82,7 +83,7 @@ class TransientApplier(Applier):
         if self._backend:
             # A killed apply may not have come to stop them all, and a timer that is active keeps its job in memory.
             jobs = frozenset(step.jobs)
-            active = [name for name in self._backend.active_timers() if _job_of(name) in jobs and "@retry-" not in name]
+            active = [name for name in self._backend.active_timers() if _job_of(name) in jobs and not is_retry(name)]
             step = replace(step, stop=sorted({*step.stop, *active}))
         super()._restore(step)
 
@@ -144,7 +145,7 @@ def _refuse_if_at_work(job: str, name: str, state: UnitState) -> None:
             f"job {job} runs now, and a transient job cannot change under a run",
             f"wait for it, or end it: systemctl stop {name}",
         )
-    if "@retry-" in name and state.active not in _IDLE:
+    if is_retry(name) and state.active not in _IDLE:
         raise BackendError(
             f"a retry of job {job} is waiting, and would be lost",
             f"wait for it, or give it up: systemctl stop {name}",

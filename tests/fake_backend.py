@@ -74,6 +74,14 @@ class FakeBackend:
             name: state for name, state in self.loaded().items() if name.endswith(".timer") and state.active == "active"
         }
 
+    def is_active(self, name: str) -> bool:
+        """Whether it is active."""
+        return self.memory[name].active == "active"
+
+    def failed_without_file(self) -> Sequence[str]:
+        """What failed and has no text any more."""
+        return [name for name, unit in self.memory.items() if unit.text is None and unit.active == "failed"]
+
     def is_loaded(self, name: str) -> bool:
         """Whether it is in memory."""
         return name in self.memory

@@ -27,7 +27,7 @@ ORDER = """
     escape sandbox retry units verify
     jobset
     installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
-    plan record apply apply_transient
+    plan record step apply apply_transient
     operations queries doctor
     render
     cli.options cli.applying cli.asking cli __main__

@@ -39,6 +39,12 @@ class Backend(Protocol):
     def is_loaded(self, name: str) -> bool:
         """Whether the manager has this unit in memory, and so an old text of it."""
 
+    def is_active(self, name: str) -> bool:
+        """Whether a unit that is in memory is active."""
+
+    def failed_without_file(self) -> Sequence[str]:
+        """Units named `sdcron-…` that failed after their file had gone: their failed state is all that is left."""
+
     def next_elapse(self, timer: str) -> datetime | None:
         """When a timer elapses next, in UTC; None if never or unknown."""
 

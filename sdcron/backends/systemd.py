@@ -98,6 +98,15 @@ class SystemdBackend:
             raise
         return True
 
+    def is_active(self, name: str) -> bool:
+        """See Backend."""
+        path = self._encode_path(_PATH + b"/unit", name.encode())
+        return _decode(self._property(path, b"org.freedesktop.systemd1.Unit", "ActiveState")) == "active"
+
+    def failed_without_file(self) -> Sequence[str]:
+        """See Backend."""
+        return [name for name, state in self._list([b"failed"], f"{PREFIX}*").items() if state.load == "not-found"]
+
     def state(self, name: str) -> UnitState:
         """LoadState, ActiveState and SubState of one unit; an unloaded one is inactive."""
         if not self.is_loaded(name):

@@ -1,0 +1,166 @@
+"""What carrying out a plan does, forwards and back, decided before anything is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sdcron.plan import Action
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from sdcron.paths import Paths
+    from sdcron.plan import Change
+
+
+@dataclass(slots=True)
+class Step:
+    """What one transition does: the same shape forwards and, made from what was there, backwards."""
+
+    jobs: list[str] = field(default_factory=list)
+    files: dict[str, str | None] = field(default_factory=dict)
+    links: dict[str, str | None] = field(default_factory=dict)
+    stop: list[str] = field(default_factory=list)
+    plain: list[str] = field(default_factory=list)
+    """Timers among `stop` that go on afterwards and, not being persistent, would not catch up on a time in between."""
+    forget: list[str] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
+    """Plain timers to start: as long as one is in memory, it starts with what fell due since its last start."""
+    start: list[str] = field(default_factory=list)
+    stamps: dict[str, str] = field(default_factory=dict)
+    """Persistent timers to stamp before they start; the value says `set` or `remove`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where the steps are taken, and what systemd has there."""
+
+    paths: Paths
+    online: bool
+    """Whether systemd runs there; if not, only files change (`--root`)."""
+    loaded: frozenset[str] = frozenset()
+    """The units of the changing jobs that are in memory."""
+    active: Collection[str] = ()
+    """Their timers that were active when the apply began."""
+
+
+def forward(changes: Sequence[Change], scene: Scene) -> Step:
+    """From what is installed to what the plan says."""
+    step = Step()
+    for change in changes:
+        step.jobs.append(change.name)
+        before, after = change.texts_before(), change.texts_after()
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                step.files[str(unit_path(scene.paths, change.name, name))] = after.get(name)
+        if change.after is None:
+            step.files[str(scene.paths.armed_boot_dir / change.name)] = None
+            step.files[str(scene.paths.runtime_dir / "retry" / change.name)] = None
+        enabled_before = change.before.enabled if change.before else frozenset()
+        enabled_after = frozenset(change.after.enable) if change.after else frozenset()
+        for name in sorted(enabled_before ^ enabled_after):
+            link = str(scene.paths.wants_dir / name)
+            step.links[link] = f"../{name}" if name in enabled_after else None
+        start = change.after.start if change.after else ()
+        if change.action is not Action.START:
+            stopped = _to_stop(change, scene.loaded)
+            step.stop += stopped
+            step.start += [name for name in stopped if is_retry(name) and name in after and name in scene.active]
+            step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
+            # What is new may be in memory too: a job removed while it ran, and back now.
+            step.forget += sorted(name for name in {*before, *after} if name in scene.loaded)
+        step.start += start
+        step.anew += [name for name in start if name in scene.loaded and _is_plain(after[name])]
+        for name in (*before, *after):
+            if name.endswith(".timer"):
+                _plan_stamp(step, change, name, scene)
+    return step
+
+
+def _plan_stamp(step: Step, change: Change, name: str, scene: Scene) -> None:
+    before, after = change.texts_before().get(name), change.texts_after().get(name)
+    if after is None or (before and _is_persistent(before) and not _is_persistent(after)):
+        step.stamps[name] = "remove"
+    elif not scene.online and not stamp_path(scene.paths, name).exists():
+        # The machine has never run it, and shall not begin with a catch-up when it boots.
+        return
+    elif _is_persistent(after) and (before != after or (scene.online and name not in scene.active)):
+        # A timer that somebody had stopped would catch up what fell due since.
+        step.stamps[name] = "set"
+
+
+def backward(changes: Sequence[Change], scene: Scene) -> Step:
+    """From wherever the way forward ended to what is installed now."""
+    step = Step(jobs=[change.name for change in changes])
+    for change in changes:
+        before = change.texts_before()
+        for name in (*before, *change.texts_after()):
+            step.files[str(unit_path(scene.paths, change.name, name))] = before.get(name)
+        enabled = change.before.enabled if change.before else frozenset()
+        for name in (*enabled, *(change.after.enable if change.after else ())):
+            step.links[str(scene.paths.wants_dir / name)] = f"../{name}" if name in enabled else None
+        timers = [name for name in change.texts_after() if name.endswith(".timer")]
+        step.stop += [name for name in timers if not is_retry(name) or name not in before]
+        step.forget += sorted({*before, *change.texts_after()} - {"script"})
+        step.start += [name for name, text in before.items() if name in scene.active and not is_boot_timer(text)]
+        step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
+        step.stamps.update({name: "remove" for name in timers if not _is_persistent(before.get(name, ""))})
+        if change.before is None:
+            step.files[str(scene.paths.armed_boot_dir / change.name)] = None
+        if change.after is None:
+            retry = scene.paths.runtime_dir / "retry" / change.name
+            step.files[str(retry)] = read_text(retry)
+    return step
+
+
+def stamp_path(paths: Paths, timer: str) -> Path:
+    """Where systemd keeps when a persistent timer elapsed last (systemd.timer(5), Persistent=)."""
+    return paths.stamp_dir / f"stamp-{timer}"
+
+
+def unit_path(paths: Paths, job: str, name: str) -> Path:
+    """The file of a unit, or of the job's script under the name `script`."""
+    return paths.script_dir / job if name == "script" else paths.unit_dir / name
+
+
+def read_text(path: Path) -> str | None:
+    """What is there now; None for nothing."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def is_boot_timer(text: str) -> bool:
+    """Whether a timer waits for a boot and nothing else."""
+    return "\nOnCalendar=" not in text and "\nWantedBy=" in text
+
+
+def _is_persistent(text: str) -> bool:
+    return "\nPersistent=yes\n" in text
+
+
+def _is_plain(text: str) -> bool:
+    """Whether it is a calendar timer that does not catch up: systemd keeps no stamp for it."""
+    return "\nPersistent=no\n" in text
+
+
+def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
+    """Timers that must not elapse while their files change; a waiting retry goes on as long as its delay stays.
+
+    A shorter one may be over: systemd 257 would run the job when it reads it.
+    """
+    before, after = change.texts_before(), change.texts_after()
+    names = [name for name in before if name.endswith(".timer") and name in loaded]
+    return [name for name in names if not is_retry(name) or _delay(before[name]) != _delay(after.get(name, ""))]
+
+
+def is_retry(name: str) -> bool:
+    """Whether this is a timer that waits for a retry, or would."""
+    return "@retry-" in name
+
+
+def _delay(text: str) -> str:
+    return text.partition("\nOnActiveSec=")[2].partition("\n")[0]
