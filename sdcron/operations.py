@@ -292,9 +292,11 @@ def verify_passed_through(place: Place, jobs: JobSet) -> None:
 
 def new_job_file(name: str, directory: Path) -> Path:
     """Write a commented job file. Raises UsageError for a name that cannot be one, or a file that exists."""
-    from sdcron.jobfile import is_job_name
+    from sdcron.jobfile import RESERVED_NAMES, is_job_name
     from sdcron.template import job_template
 
+    if name in RESERVED_NAMES:
+        raise UsageError(f"{name!r} is a name of sdcron's own", "choose another, such as my-" + name)
     if not is_job_name(name):
         raise UsageError(f"{name!r} cannot be a job's name", "use letters, digits, - _ and ., at most 128")
     path = directory / f"{name}.yaml"

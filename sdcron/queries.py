@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
     from sdcron.backends import Backend, UnitState
     from sdcron.installed import Installed, InstalledJob
+    from sdcron.operations import Place
     from sdcron.paths import Paths
     from sdcron.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One applied job. `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot` or `stopped`."""
+    """One applied job. `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot` or `stopped`.
+
+    `transient` jobs are gone at the next boot.
+    """
 
     name: str
     state: str
@@ -32,6 +36,7 @@ class JobRow:
     schedule: tuple[str, ...]
     source: str
     units: tuple[str, ...]
+    transient: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON shape."""
@@ -42,33 +47,52 @@ class JobRow:
             "schedule": list(self.schedule),
             "source": self.source,
             "units": list(self.units),
+            "transient": self.transient,
         }
 
 
-def list_jobs(paths: Paths, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
-    """All applied jobs by name. Without a backend (`--root`) the times are computed from the schedules."""
+def list_jobs(place: Place, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
+    """All applied jobs by name, those of the other kind too unless only the transient ones are asked for.
+
+    Without a backend (`--root`) the times are computed from the schedules.
+    """
     loaded = backend.loaded() if backend else {}
+    rows = _rows(place.paths, backend, loaded, now, transient=place.transient)
+    if place.other is not None and not place.transient:
+        rows += _rows(place.other, backend, loaded, now, transient=True)
+    return tuple(sorted(rows, key=lambda row: row.name))
+
+
+def _rows(
+    paths: Paths, backend: Backend | None, loaded: Mapping[str, UnitState], now: datetime, *, transient: bool
+) -> list[JobRow]:
     rows = []
-    for name, job in sorted(read_installed(paths).jobs.items()):
+    for name, job in read_installed(paths).jobs.items():
         schedule = job_schedule(paths, job)
         state = _state(job, schedule, loaded, online=backend is not None)
         following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
-        rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units))))
-    return tuple(rows)
+        rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units)), transient))
+    return rows
 
 
-def find_job(paths: Paths, name: str) -> InstalledJob:
-    """One applied job. Raises UsageError that names the nearest one."""
-    installed = read_installed(paths)
-    if name not in installed.jobs:
-        raise unknown_job(name, installed)
-    return installed.jobs[name]
+def find_job(place: Place, name: str) -> InstalledJob:
+    """One applied job, of either kind. Raises UsageError that names the nearest one."""
+    installed = read_installed(place.paths)
+    if name in installed.jobs:
+        return installed.jobs[name]
+    others = read_installed(place.other).jobs if place.other else {}
+    if name in others:
+        return others[name]
+    raise unknown_job(place, name, installed)
 
 
-def unknown_job(name: str, installed: Installed) -> UsageError:
-    """The error for a job that is not applied, with the nearest name as hint."""
+def unknown_job(place: Place, name: str, installed: Installed) -> UsageError:
+    """The error for a job that is not applied, with the nearest name, or where else it is, as hint."""
     import difflib
 
+    if place.other is not None and name in read_installed(place.other).jobs:
+        option = "without --transient" if place.transient else "with --transient"
+        return UsageError(f"job {name} is applied {option}", f"ask for it {option}")
     near = difflib.get_close_matches(name, installed.jobs, n=1)
     hint = f"did you mean {near[0]}?" if near else "see the applied ones: sdcron list"
     return UsageError(f"no job called {name} is applied here", hint)

@@ -107,6 +107,17 @@ def test_a_second_apply_writes_nothing_and_asks_for_nothing(host: Host) -> None:
     assert host.backend.calls == []
 
 
+def test_the_failed_state_of_a_run_that_outlived_its_job_is_forgotten_by_the_next_apply(host: Host) -> None:
+    host.apply([compiled("a"), compiled("b")])
+    host.backend.set_active("sdcron-a.service", "activating")
+    host.backend.set_active("sdcron-b.service", "failed")
+    host.apply([compiled("b")])
+    host.backend.set_active("sdcron-a.service", "failed")
+    host.apply([compiled("b")])
+    assert "sdcron-a.service" not in host.backend.memory
+    assert host.backend.memory["sdcron-b.service"].active == "failed"
+
+
 def test_a_timer_stops_before_its_file_changes_and_starts_after(host: Host) -> None:
     host.apply([compiled("a"), compiled("same")])
     with armed(Trap([host.paths.unit_dir])) as trap:

@@ -167,7 +167,7 @@ def test_list_is_tab_separated_in_a_pipe_and_has_a_documented_json_shape(
     assert [line.split("\t")[0] for line in out.splitlines()] == ["backup", "hello"]
     assert "\x1b" not in out
     rows = json.loads(sdcron("list", "--root", root, "--json")[1])
-    assert set(rows[0]) == {"job", "state", "next_run_at", "schedule", "source", "units"}
+    assert set(rows[0]) == {"job", "state", "next_run_at", "schedule", "source", "units", "transient"}
 
 
 def test_an_empty_list_says_how_to_start(tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]) -> None:
@@ -226,6 +226,7 @@ def test_a_new_job_file_validates_and_is_never_overwritten(
 
 def test_a_name_that_cannot_be_one_is_refused(tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]) -> None:
     assert sdcron("new", "../hello", "--directory", tmp_path)[0] == 2
+    assert "sdcron's own" in sdcron("new", "boot", "--directory", tmp_path)[2]
 
 
 def test_schema_prints_json(sdcron: Callable[..., tuple[int, str, str]]) -> None:

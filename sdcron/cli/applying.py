@@ -165,7 +165,7 @@ def remove(
         installed = operations.installed_jobs(place)
         unknown = [name for name in jobs if name not in installed.jobs]
         if unknown:
-            raise queries.unknown_job(unknown[0], installed)
+            raise queries.unknown_job(place, unknown[0], installed)
         if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
             raise typer.Exit(ExitCode.FAILED)
         todo = removal_plan(jobs, installed)

@@ -27,7 +27,7 @@ def list_(
 
     place = place_of(user, root, backend, transient)
     with operations.connect(place) as manager:
-        rows = queries.list_jobs(place.paths, manager, render.now_utc())
+        rows = queries.list_jobs(place, manager, render.now_utc())
     if json:
         render.as_json([row.as_json() for row in rows])
         return
@@ -38,7 +38,13 @@ def list_(
     render.table(
         ("JOB", "STATE", "NEXT", "SCHEDULE", "SOURCE"),
         [
-            (row.name, row.state, render.moment(row.next_run, now), ", ".join(row.schedule) or "-", row.source)
+            (
+                row.name,
+                f"{row.state}, transient" if row.transient else row.state,
+                render.moment(row.next_run, now),
+                ", ".join(row.schedule) or "-",
+                row.source,
+            )
             for row in rows
         ],
     )
@@ -71,7 +77,7 @@ def next_(
         raise UsageError("next wants a job or --schedule, one of the two", "sdcron next backup")
     parsed = queries.try_schedule(place.paths, schedule, timezone) if schedule is not None else None
     if job is not None:
-        parsed = queries.job_schedule(place.paths, queries.find_job(place.paths, job))
+        parsed = queries.job_schedule(place.paths, queries.find_job(place, job))
     if parsed is None:
         raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
     now = render.now_utc()

@@ -167,6 +167,20 @@ def test_a_removed_job_leaves_no_file_link_stamp_or_state_whatever_it_was_doing(
     assert anything_of(machine, *ALL_KINDS) == []
 
 
+def test_a_run_that_outlives_its_job_and_fails_is_forgotten_by_the_next_apply(machine: Machine) -> None:
+    write_jobs(machine, {"long": "command: sleep infinity\n", "stays": ALL_KINDS["daily"]})
+    machine.sdcron("apply", JOBS)
+    machine.run(["systemctl", "start", "--no-block", "sdcron-long.service"])
+    until(lambda: units_in_memory(machine)["sdcron-long.service"][2] == "start", 10, "it runs")
+    machine.sdcron("remove", "--yes", "long")
+    machine.run(["rm", f"{JOBS}/long.yaml"])
+    machine.run(["systemctl", "kill", "--signal=KILL", "sdcron-long.service"])
+    gone = ["not-found", "failed", "failed"]
+    until(lambda: units_in_memory(machine).get("sdcron-long.service") == gone, 10, "it has failed")
+    assert "nothing to do" in machine.sdcron("apply", JOBS).stdout
+    assert "sdcron-long.service" not in units_in_memory(machine)
+
+
 def test_a_name_of_another_directory_or_of_a_foreign_unit_is_refused_and_nothing_changes(machine: Machine) -> None:
     write_jobs(machine, {"taken": ALL_KINDS["daily"]}, "/etc/sdcron/other")
     machine.sdcron("apply", "/etc/sdcron/other")

@@ -219,6 +219,16 @@ def test_a_transient_timer_leaves_no_stamp_that_would_outlive_the_boot(machine: 
     assert [path for path in files_left(machine) if "stamp" in path] == []
 
 
+def test_a_transient_job_is_listed_and_asked_for_like_any_other(machine: Machine) -> None:
+    write(machine, {"here": {"schedule": YEARLY, "command": "/bin/true"}})
+    machine.sdcron("apply", "--transient", JOBS)
+    [row] = json.loads(machine.sdcron("list", "--json").stdout)
+    assert (row["job"], row["state"], row["transient"]) == ("here", "waiting", True)
+    assert machine.sdcron("next", "here").stdout.strip().startswith(row["next_run_at"])
+    refused = machine.sdcron("remove", "--yes", "here", status=2).stderr
+    assert refused == "sdcron: job here is applied with --transient\n  hint: ask for it with --transient\n"
+
+
 # What runs
 
 
