@@ -94,7 +94,9 @@ def _permissions(place: Place) -> Iterator[Finding]:
         if not directory.is_dir():
             continue
         status = directory.stat()
-        if place.paths.scope is Scope.SYSTEM and (status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        owners = (0, os.getuid()) if place.offline else (0,)
+        others = status.st_uid not in owners or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if place.paths.scope is Scope.SYSTEM and others:
             good = False
             yield Finding(
                 "error",

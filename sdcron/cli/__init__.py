@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+if "rich" not in sys.modules:
+    # typer 0.12 to 0.19 imports rich where it is installed, which takes as long as typer itself; nothing here uses it.
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    import typer
+
+    del sys.modules["rich"]
+else:
+    import typer
 
 from sdcron.cli import applying, asking
 from sdcron.cli.options import app

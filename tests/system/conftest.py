@@ -39,10 +39,15 @@ def shared_machine(release: Release) -> Iterator[Machine]:
 
 
 @pytest.fixture
-def machine(shared_machine: Machine) -> Machine:
-    """A running machine without anything of sdcron in it; shared, so leave its users, zone and power as they are."""
+def machine(shared_machine: Machine) -> Iterator[Machine]:
+    """A running machine without anything of sdcron in it; shared, so leave its users, zone and power as they are.
+
+    A test that leaves a failed unit of its own behind fails.
+    """
     shared_machine.reset()
-    return shared_machine
+    yield shared_machine
+    failed = shared_machine.run(["systemctl", "list-units", "--failed", "--plain", "--no-legend"]).stdout
+    assert [line for line in failed.splitlines() if not line.startswith("sdcron-")] == []
 
 
 @pytest.fixture

@@ -110,6 +110,13 @@ FOREIGN = {
     "/etc/systemd/system/sdcron-daily.service.d/override.conf": "[Service]\nEnvironment=FROM=override\nNice=7\n",
     "/etc/systemd/system/sdcron-daily.timer.d/override.conf": "[Timer]\nAccuracySec=7s\n",
 }
+
+
+def remove_foreign(machine: Machine) -> None:
+    machine.run(["systemctl", "stop", "sdcron-mine.timer", "cron-root-root-0.timer"], status=None)
+    machine.run(["rm", *FOREIGN])
+
+
 LOOK_AT_FOREIGN = 'for file; do stat -c "%n %i %s %Y %Z %y %z %a" "$file"; sha256sum "$file"; done'
 
 
@@ -138,7 +145,7 @@ def test_what_is_not_of_this_directory_stays_to_the_byte_and_drop_ins_are_in_for
     assert machine.run(["sh", "-c", LOOK_AT_FOREIGN, "look", *watched]).stdout == before
     for timer in ("sdcron-mine.timer", "cron-root-root-0.timer", "sdcron-theirs.timer"):
         assert machine.show(timer, "ActiveState")["ActiveState"] == "active"
-    machine.run(["rm", *FOREIGN])
+    remove_foreign(machine)
 
 
 @pytest.mark.parametrize("how", ["apply", "remove"])
@@ -195,7 +202,7 @@ def test_a_name_of_another_directory_or_of_a_foreign_unit_is_refused_and_nothing
     assert "sdcron-vendor.service" in told
     assert calls == []
     assert looks(machine) == before
-    machine.run(["rm", *FOREIGN])
+    remove_foreign(machine)
 
 
 # Two at once, and where it cannot work

@@ -306,6 +306,7 @@ def test_an_edit_or_a_restart_of_a_transient_job_runs_it_not(machine: Machine) -
         name: {"schedule": old, "command": f"touch {RAN}/{name}"} for name in ("time", "command", "stopped", "same")
     }
     write(machine, jobs)
+    forget_runs(machine)
     machine.sdcron("apply", "--transient", JOBS)
     machine.run(["systemctl", "stop", "sdcron-stopped.timer"])
     jobs["time"]["schedule"] = new
