@@ -17,6 +17,8 @@ from tests.machine import RELEASES, Machine, why_no_machines
 
 JOBS = "/etc/jobs"
 MANY = 10_000
+#: `systemctl daemon-reload` calls its method Reload, and gives up after three minutes.
+MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 SOME = 1_000
 
 
@@ -107,7 +109,7 @@ def one_changed(machine: Machine) -> list[Figure]:
         changed.append(sdcron(machine, "apply", JOBS))
     during = reloads(machine) - before
     apply = min(changed)
-    reload = seconds(machine, "env", "SYSTEMD_BUS_TIMEOUT=15min", "systemctl", "daemon-reload")
+    reload = seconds(machine, "busctl", "--timeout=900", "call", *MANAGER, "Reload")
     beyond = max(apply - reading, 0.001)
     print(f"     one changed among {MANY}: apply {apply:.2f} s, reading {reading:.2f} s, daemon-reload {reload:.2f} s")
     return [
