@@ -44,6 +44,8 @@ class Scene:
     """The units of the changing jobs that are in memory."""
     active: Collection[str] = ()
     """Their timers that were active when the apply began."""
+    boot: frozenset[str] = frozenset()
+    """Those of them that still wait for their time after this boot: `spread` can make it hours."""
 
 
 def forward(changes: Sequence[Change], scene: Scene) -> Step:
@@ -65,7 +67,7 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
             step.links[link] = f"../{name}" if name in enabled_after else None
         start = change.after.start if change.after else ()
         if change.action is not Action.START:
-            stopped = _to_stop(change, scene.loaded)
+            stopped = _to_stop(change, scene)
             step.stop += stopped
             step.start += [name for name in stopped if is_retry(name) and name in after and name in scene.active]
             step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
@@ -102,7 +104,7 @@ def backward(changes: Sequence[Change], scene: Scene) -> Step:
         for name in (*enabled, *(change.after.enable if change.after else ())):
             step.links[str(scene.paths.wants_dir / name)] = f"../{name}" if name in enabled else None
         timers = [name for name in change.texts_after() if name.endswith(".timer")]
-        step.stop += [name for name in timers if not is_retry(name) or name not in before]
+        step.stop += [name for name in timers if name not in before or not (is_retry(name) or name in scene.boot)]
         step.forget += sorted({*before, *change.texts_after()} - {"script"})
         step.start += [name for name, text in before.items() if name in scene.active and not is_boot_timer(text)]
         step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
@@ -147,13 +149,15 @@ def _is_plain(text: str) -> bool:
     return "\nPersistent=no\n" in text
 
 
-def _to_stop(change: Change, loaded: frozenset[str]) -> list[str]:
+def _to_stop(change: Change, scene: Scene) -> list[str]:
     """Timers that must not elapse while their files change; a waiting retry goes on as long as its delay stays.
 
-    A shorter one may be over: systemd 257 would run the job when it reads it.
+    A shorter one may be over: systemd 257 would run the job when it reads it. A run that this boot still owes goes on
+    waiting, too: its timer starts at the next boot only.
     """
     before, after = change.texts_before(), change.texts_after()
-    names = [name for name in before if name.endswith(".timer") and name in loaded]
+    owed = scene.boot.intersection(change.after.boot if change.after else ())
+    names = [name for name in before if name.endswith(".timer") and name in scene.loaded and name not in owed]
     return [name for name in names if not is_retry(name) or _delay(before[name]) != _delay(after.get(name, ""))]
 
 

@@ -102,7 +102,7 @@ def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> C
         if schedule.on_boot:
             units.append(Unit(boot_name, _boot_timer(job, directory, scope)))
             boot.append(boot_name)
-    if job.retry is not None:
+    if job.retry is not None and job.enabled:
         units += [Unit(name, text) for name, text in retry_units(job, scope, _header(job), _ownership(job, directory))]
     if not job.enabled:
         start, boot = [], []
@@ -156,7 +156,7 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         "[Service]",
         "Type=oneshot",
         f"ExecStart={_command_line(job, script_path)}",
-        *_when_service(job),
+        *_when_service(job, scope),
         f"SyslogIdentifier={PREFIX}{job.name}",
         f"LogExtraFields=SDCRON_JOB={job.name}",
         # Interval 0 does not switch the limit off (silently lost lines); a burst nobody reaches does.
@@ -167,7 +167,7 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         *_bounds(job),
         *sandbox_directives(job.sandbox, scope),
     ]
-    if job.retry is not None:
+    if job.retry is not None and job.enabled:
         extra_unit, extra_service = gave_up_after(job, scope)
         unit += extra_unit
         service += extra_service
@@ -314,11 +314,12 @@ def _when_unit(job: Job, scope: Scope) -> list[str]:
     return lines
 
 
-def _when_service(job: Job) -> list[str]:
+def _when_service(job: Job, scope: Scope) -> list[str]:
     """Conditions that no Condition...= directive knows: as ExecCondition=, or as a wait before the start."""
     when = job.when
     # With whole paths: PATH may be the job's own.
-    active = ["/usr/bin/systemctl", "is-active", "--quiet"]
+    own_manager = ["--user"] if scope is Scope.USER else []
+    active = ["/usr/bin/systemctl", *own_manager, "is-active", "--quiet"]
     checks: list[list[str]] = []
     if when.network:
         checks.append(["/usr/bin/systemctl", "--system", "is-active", "--quiet", "network-online.target"])

@@ -78,6 +78,10 @@ class FakeBackend:
         """Whether it is active."""
         return self.memory[name].active == "active"
 
+    def is_waiting(self, timer: str) -> bool:
+        """Whether a test has given it a time to come."""
+        return self.memory[timer].active == "active" and timer in self.elapse
+
     def failed_without_file(self) -> Sequence[str]:
         """What failed and has no text any more."""
         return [name for name, unit in self.memory.items() if unit.text is None and unit.active == "failed"]

@@ -157,6 +157,21 @@ def test_a_removed_file_removes_the_job_unless_told_to_keep_it(
     assert not list(root.rglob("scripts/hello"))
 
 
+@pytest.mark.parametrize(("signal", "heeded"), [("SIGHUP", True), ("SIGTERM", True), ("SIGHUP", False)])
+def test_a_lost_connection_and_a_kill_end_a_command_like_ctrl_c_but_not_below_nohup(signal: str, heeded: bool) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from sdcron import cli, operations\n"
+        f"{'' if heeded else f'signal.signal(signal.{signal}, signal.SIG_IGN)'}\n"
+        f"operations.make_place = lambda **_: os.kill(os.getpid(), signal.{signal}) or sys.exit(7)\n"
+        "sys.argv = ['sdcron', 'list']\n"
+        "cli.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == (130 if heeded else 7)
+    assert ended.stderr.endswith("sdcron: interrupted\n") is heeded
+
+
 def test_list_is_tab_separated_in_a_pipe_and_has_a_documented_json_shape(
     jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
 ) -> None:

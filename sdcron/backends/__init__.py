@@ -42,6 +42,9 @@ class Backend(Protocol):
     def is_active(self, name: str) -> bool:
         """Whether a unit that is in memory is active."""
 
+    def is_waiting(self, timer: str) -> bool:
+        """Whether a timer in memory waits for its time: it has not elapsed, and its job does not run because of it."""
+
     def failed_without_file(self) -> Sequence[str]:
         """Units named `sdcron-…` that failed after their file had gone: their failed state is all that is left."""
 

@@ -100,8 +100,11 @@ class SystemdBackend:
 
     def is_active(self, name: str) -> bool:
         """See Backend."""
-        path = self._encode_path(_PATH + b"/unit", name.encode())
-        return _decode(self._property(path, b"org.freedesktop.systemd1.Unit", "ActiveState")) == "active"
+        return self._unit_property(name, "ActiveState") == "active"
+
+    def is_waiting(self, timer: str) -> bool:
+        """See Backend."""
+        return self._unit_property(timer, "SubState") == "waiting"
 
     def failed_without_file(self) -> Sequence[str]:
         """See Backend."""
@@ -111,10 +114,11 @@ class SystemdBackend:
         """LoadState, ActiveState and SubState of one unit; an unloaded one is inactive."""
         if not self.is_loaded(name):
             return UnitState("not-found", "inactive", "dead")
+        return UnitState(*(self._unit_property(name, key) for key in ("LoadState", "ActiveState", "SubState")))
+
+    def _unit_property(self, name: str, key: str) -> str:
         path = self._encode_path(_PATH + b"/unit", name.encode())
-        interface = b"org.freedesktop.systemd1.Unit"
-        values = [_decode(self._property(path, interface, key)) for key in ("LoadState", "ActiveState", "SubState")]
-        return UnitState(*values)
+        return _decode(self._property(path, b"org.freedesktop.systemd1.Unit", key))
 
     def next_elapse(self, timer: str) -> datetime | None:
         """See Backend."""

@@ -6,7 +6,9 @@ Imports only typer at the top; each command imports what it uses.
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from sdcron.errors import ExitCode, JobFileError, SdcronError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
 __all__ = ["app", "applying", "asking", "main", "run"]
 
@@ -34,14 +37,15 @@ def run(arguments: Sequence[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         result = command.main(args=list(arguments), prog_name="sdcron", standalone_mode=False)
-        return int(result) if isinstance(result, int) else ExitCode.DONE
+        status = int(result) if isinstance(result, int) else ExitCode.DONE
+        # What newer versions of typer make of a KeyboardInterrupt, without a word.
+        return _interrupted() if status == ExitCode.INTERRUPTED else status
     except JobFileError as failure:
         return _report_problems(failure, arguments)
     except SdcronError as failure:
         return _report(failure, arguments)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("sdcron: interrupted\n")
-        return ExitCode.INTERRUPTED
+        return _interrupted()
     except BrokenPipeError:
         # The reader of our output has gone, as `sdcron list | head` does; nobody is left to tell.
         sys.stderr.close()
@@ -52,6 +56,12 @@ def run(arguments: Sequence[str]) -> int:
             show()
             return int(getattr(failure, "exit_code", ExitCode.USAGE))
         return _bug(failure)
+
+
+def _interrupted() -> int:
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write("sdcron: interrupted\n")
+    return ExitCode.INTERRUPTED
 
 
 def _report(failure: SdcronError, arguments: Sequence[str]) -> int:
@@ -87,8 +97,26 @@ def _bug(failure: Exception) -> int:
     return ExitCode.BUG
 
 
+def _end_in_order() -> None:
+    """Make SIGTERM, and the SIGHUP of a lost connection, end a command as Ctrl-C does: apply restores what was there.
+
+    Only the first one: the next must not cut the restoring short. A SIGHUP that nohup(1) ignores stays ignored.
+    """
+    ending = (signal.SIGHUP, signal.SIGTERM)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in ending:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in ending:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+
+
 def main() -> None:
     """The `sdcron` program."""
+    _end_in_order()
     # One command allocates and ends; looking for garbage among 10,000 jobs is a fifth of its time.
     gc.disable()
     sys.exit(run(sys.argv[1:]))

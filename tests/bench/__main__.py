@@ -110,11 +110,17 @@ def one_changed(machine: Machine) -> list[Figure]:
     during = reloads(machine) - before
     apply = min(changed)
     reload = seconds(machine, "busctl", "--timeout=900", "call", *MANAGER, "Reload")
-    beyond = max(apply - reading, 0.001)
     print(f"     one changed among {MANY}: apply {apply:.2f} s, reading {reading:.2f} s, daemon-reload {reload:.2f} s")
+    # From a boot or reload on timers.target holds its timers, and systemd reads a changed one by a reload only.
+    machine.write(f"{JOBS}/job-00000.yaml", job_files(1)[f"{JOBS}/job-00000.yaml"])
+    before = reloads(machine)
+    held = sdcron(machine, "apply", JOBS)
+    print(f"     the same when timers.target holds the timers: apply {held:.2f} s, {reloads(machine) - before} reload")
     return [
         Figure(f"one job changed among {MANY}: daemon-reloads", during, 0, ""),
-        Figure(f"one job changed among {MANY}: beyond reading the files", beyond, 1),
+        Figure(f"one job changed among {MANY}: beyond reading the files", apply - reading, 1),
+        # It reads one of the files and looks at the others.
+        Figure(f"one job changed among {MANY}: apply / reading the files", apply / reading, 1, "x"),
         Figure(f"one job changed among {MANY}: apply / one daemon-reload there", apply / reload, 1 / 50, "x"),
     ]
 

@@ -418,3 +418,26 @@ def test_a_job_at_boot_runs_once_at_the_next_boot_and_at_no_edit_reload_or_resta
     nothing_runs()
     assert anything_of(machine, *jobs) == []
     assert units_in_memory(machine) == {}
+
+
+def test_a_boot_run_that_is_still_to_come_is_kept_by_an_edit_and_dropped_by_disabling(fresh_machine: Machine) -> None:
+    machine = fresh_machine
+    jobs = {name: f"schedule: '@reboot'\nspread: 2h\ncommand: touch {RAN}/{name}\n" for name in ("edited", "disabled")}
+    write_jobs(machine, jobs)
+    machine.sdcron("apply", JOBS)
+    machine.poweroff()
+    machine.boot()
+    assert [machine.show(f"sdcron-{name}.timer", "SubState")["SubState"] for name in jobs] == ["waiting", "waiting"]
+    due = machine.show("sdcron-edited.timer", "NextElapseUSecMonotonic")
+    write_jobs(machine, {name: f"{text}description: x\n" for name, text in jobs.items()})
+    machine.sdcron("apply", JOBS)
+    assert machine.show("sdcron-edited.timer", "SubState")["SubState"] == "waiting"
+    assert machine.show("sdcron-edited.timer", "NextElapseUSecMonotonic") == due
+    write_jobs(machine, {"edited": jobs["edited"], "disabled": jobs["disabled"] + "enabled: false\n"})
+    machine.sdcron("apply", JOBS)
+    assert machine.show("sdcron-edited.timer", "SubState", "NeedDaemonReload") == {
+        "SubState": "waiting",
+        "NeedDaemonReload": "no",
+    }
+    assert machine.show("sdcron-disabled.timer", "SubState")["SubState"] == "dead"
+    assert has_run(machine) == []
