@@ -190,16 +190,13 @@ class Applier:
     def _transition(self, step: Step, staged: Mapping[str, Path]) -> None:
         self._mark_applied_this_boot(step)
         began = time.time_ns()
-        due: dict[str, int] = {}
         if self._backend and step.stop:
             began = self._let_due_timers_elapse(self._backend, step)
-            due = self._due_already(self._backend, step)
             self._backend.stop(step.stop)
         for timer, what in step.stamps.items():
             # Before the new text is there: the machine may go down in between and boot with it.
             if what == "set":
-                stamp = due.get(timer) or max(began, self._last_elapse(timer))
-                self._files.touch(stamp_path(self._paths, timer), stamp)
+                self._files.touch(stamp_path(self._paths, timer), max(began, self._last_elapse(timer)))
         for path, text in step.files.items():
             if text is None:
                 self._files.delete(Path(path))
@@ -236,27 +233,17 @@ class Applier:
                 self._files.touch(self._paths.armed_boot_dir / name, time.time_ns())
 
     def _let_due_timers_elapse(self, backend: Backend, step: Step) -> int:
-        """Wait out plain timers about to elapse, so that stopping them loses no run; returns now, ns since 1970."""
+        """Wait out plain timers about to elapse, so that stopping them loses no run; returns now, ns since 1970.
+
+        One that is due has elapsed, however large its AccuracySec=: systemd looks at its timers whenever it wakes, as
+        each of our calls makes it.
+        """
         now = time.time()
         moments = [moment.timestamp() for name in step.plain if (moment := backend.next_elapse(name))]
-        due = [moment for moment in moments if -_TICK_LATENESS_SECONDS < moment - now < _TICK_MARGIN_SECONDS]
+        due = [moment for moment in moments if 0 <= moment - now < _TICK_MARGIN_SECONDS]
         if due:
             time.sleep(max(due) - now + _TICK_LATENESS_SECONDS)
         return time.time_ns()
-
-    def _due_already(self, backend: Backend, step: Step) -> dict[str, int]:
-        """Persistent timers whose time has come but that have not elapsed yet, within their AccuracySec=.
-
-        The value is a stamp, ns since 1970, with which systemd catches up on that time when the timer starts again.
-        """
-        now = time.time()
-        due = {}
-        for name in step.stop:
-            moment = backend.next_elapse(name) if step.stamps.get(name) == "set" else None
-            # One whose job runs still has the time at which it elapsed.
-            if moment is not None and moment.timestamp() <= now and backend.is_waiting(name):
-                due[name] = (int(moment.timestamp()) - 1) * 1_000_000_000
-        return due
 
     def _forget_old_texts(self, backend: Backend, step: Step) -> None:
         """Make systemd drop the old texts; one reload only where it still holds one (a run is on, a retry waits).

@@ -327,21 +327,6 @@ def test_a_timer_about_to_elapse_is_waited_for_unless_it_would_catch_up(
     assert 1.5 < slept[0] < 3
 
 
-def test_a_persistent_timer_that_is_due_and_has_not_elapsed_yet_catches_up_after_an_edit(host: Host) -> None:
-    host.apply([compiled("a"), compiled("b"), compiled("c")])
-    age_stamps(host.paths)
-    due = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=20)
-    # With AccuracySec=1h systemd may take its time.
-    host.backend.elapse = {"sdcron-a.timer": due, "sdcron-b.timer": due + timedelta(days=1)}
-    edited = [compiled(name, description="edited", accuracy=timedelta(hours=1)) for name in "abc"]
-    began = time.time()
-    host.apply(edited)
-    stamps = {name: (host.paths.stamp_dir / f"stamp-sdcron-{name}.timer").stat().st_mtime for name in "abc"}
-    assert stamps["a"] == due.timestamp() - 1
-    assert stamps["b"] >= began
-    assert stamps["c"] >= began
-
-
 def test_a_run_that_this_boot_still_owes_goes_on_waiting_when_its_job_is_edited(host: Host) -> None:
     host.apply([compiled("a", "@reboot"), compiled("b", "@reboot")])
     host.backend.boot()

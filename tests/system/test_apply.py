@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from tests.machine import Machine, until
@@ -214,6 +216,22 @@ from sdcron import cli, operations
 operations.LOCK_WAIT_SECONDS = 0.5
 sys.exit(cli.run(sys.argv[1:]))
 """
+
+
+@pytest.mark.parametrize("missed", ["run", "skip"])
+def test_a_run_that_is_due_and_need_not_have_begun_yet_is_not_lost_by_an_edit(machine: Machine, missed: str) -> None:
+    due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
+    schedule = f"schedule: '{due:%S %M %H} * * *'\naccuracy: 30m\nmissed: {missed}\n"
+    write_jobs(machine, {"late": f"{schedule}command: touch {RAN}/late\n"})
+    machine.sdcron("apply", JOBS)
+    machine.write(f"{JOBS}/late.yaml", f"{schedule}command: sh -c 'echo >>{RAN}/late'\n")
+    # In the machine, so that nothing wakes systemd before.
+    wait = f"until [ $(date +%s) -gt {due.timestamp():.0f} ]; do sleep 0.1; done"
+    assert datetime.now(UTC) < due
+    applied = machine.run(["sh", "-c", f"{wait}; exec python3 -m sdcron apply {JOBS}"]).stdout
+    assert "1 changed" in applied
+    assert has_run(machine) == ["late"]
+    assert machine.read(f"{RAN}/late") in ("", "\n")
 
 
 def test_of_two_applies_at_once_one_waits_and_gives_up_in_the_end(machine: Machine) -> None:
