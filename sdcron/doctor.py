@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sdcron.backends import Backend
+    from sdcron.installed import Installed, InstalledJob
     from sdcron.operations import Place
 
 OLDEST_SYSTEMD = 252
@@ -40,14 +42,15 @@ class Finding:
 def examine(place: Place) -> tuple[Finding, ...]:
     """Run every check; none changes anything."""
     found = []
+    installed = operations.installed_jobs(place)
     try:
         with operations.connect(place) as backend:
             if backend is not None:
                 found += [*_manager(backend), *_clock(backend)]
-            found += [*_journal(place), *_permissions(place), *_applied(place, backend)]
+            found += [*_journal(place), *_permissions(place, installed), *_applied(place, backend, installed)]
     except SdcronError as error:
         found.append(Finding("error", error.message, error.hint))
-        found += [*_journal(place), *_permissions(place)]
+        found += [*_journal(place), *_permissions(place, installed)]
     return tuple(found)
 
 
@@ -88,44 +91,66 @@ def _journal(place: Place) -> Iterator[Finding]:
         )
 
 
-def _permissions(place: Place) -> Iterator[Finding]:
+def _permissions(place: Place, installed: Installed) -> Iterator[Finding]:
+    paths = place.paths
+    files = [
+        path
+        for job in installed.jobs.values()
+        for path in (*(paths.unit_dir / name for name in sorted(job.units)), paths.script_dir / job.name)
+    ]
+    # A user's own directories are as the umask made them, often open to a group that is the user alone.
+    system = (paths.unit_dir, paths.wants_dir, paths.state_dir, paths.script_dir)
+    directories = system if paths.scope is Scope.SYSTEM else ()
     good = True
-    for directory in (place.paths.unit_dir, place.paths.state_dir):
-        if not directory.is_dir():
-            continue
-        status = directory.stat()
-        owners = (0, os.getuid()) if place.offline else (0,)
-        others = status.st_uid not in owners or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if place.paths.scope is Scope.SYSTEM and others:
+    for path in (*directories, *files):
+        finding = _others_may_write(place, path)
+        if finding is not None:
             good = False
-            yield Finding(
-                "error",
-                f"others than root may write {directory}, and so run anything as root",
-                f"chown root {directory} && chmod go-w {directory}",
-            )
-        elif not os.access(directory, os.W_OK):
+            yield finding
+    for directory in (paths.unit_dir, paths.state_dir):
+        if directory.is_dir() and not os.access(directory, os.W_OK):
             good = False
             yield Finding("warning", f"you may not write {directory}", "run sdcron as root (sudo), or with --user")
     if good:
-        yield Finding("ok", f"permissions of {place.paths.unit_dir} are right")
+        yield Finding("ok", f"permissions of {paths.unit_dir} are right")
 
 
-def _applied(place: Place, backend: Backend | None) -> Iterator[Finding]:
+def _others_may_write(place: Place, path: Path) -> Finding | None:
+    """What lets others decide what runs, with how to close it; None if nothing does, or there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    system = place.paths.scope is Scope.SYSTEM
+    owner, user = ("root", 0) if system else ("you", os.getuid())
+    commands = []
+    if status.st_uid not in ((user, os.getuid()) if place.offline else (user, 0)):
+        commands.append(f"chown {user} {shlex.quote(str(path))}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        commands.append(f"chmod go-w {shlex.quote(str(path))}")
+    if not commands:
+        return None
+    what = f"others than {owner} may write {path}, and so run anything as {owner}"
+    return Finding("error", what, " && ".join(commands))
+
+
+def _applied(place: Place, backend: Backend | None, installed: Installed) -> Iterator[Finding]:
     if place.paths.journal_file.exists():
         yield Finding("error", "an apply was cut off half way", "run sdcron apply again: it finishes or undoes it")
-    installed = operations.installed_jobs(place)
-    directories = sorted({job.directory for job in installed.jobs.values()})
+    directories: dict[str, list[InstalledJob]] = {}
+    for job in installed.jobs.values():
+        directories.setdefault(job.directory, []).append(job)
     drifted = False
     for job in installed.jobs.values():
-        for name in sorted(name for name, text in job.units.items() if not is_sealed(text)):
+        for name in sorted(name for name, text in job.units.items() if not _is_as_written(text)):
             drifted = True
             yield Finding(
                 "warning",
                 f"{place.paths.unit_dir / name} was edited by hand",
                 f"the next apply writes it anew; to keep a change: systemctl edit {name}",
             )
-    for directory in directories:
-        for finding in _drift(place, backend, directory):
+    for directory, jobs in sorted(directories.items()):
+        for finding in _drift(place, backend, directory, jobs):
             drifted = True
             yield finding
     if backend is not None:
@@ -142,7 +167,19 @@ def _applied(place: Place, backend: Backend | None) -> Iterator[Finding]:
         yield Finding("ok", f"{count} job{'' if count == 1 else 's'} applied, all as the job files say")
 
 
-def _drift(place: Place, backend: Backend | None, directory: str) -> Iterator[Finding]:
+def _is_as_written(text: str) -> bool:
+    """Whether sdcron wrote it so; bytes that are not UTF-8, lone surrogates here, it never wrote."""
+    try:
+        return is_sealed(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _drift(place: Place, backend: Backend | None, directory: str, jobs: list[InstalledJob]) -> Iterator[Finding]:
+    """What differs between the jobs that are applied from a directory and their files.
+
+    Other files there are not looked at: these jobs may have been applied as single files.
+    """
     if not Path(directory).is_dir():
         yield Finding(
             "warning",
@@ -150,16 +187,26 @@ def _drift(place: Place, backend: Backend | None, directory: str) -> Iterator[Fi
             "bring it back, or remove the jobs: sdcron list, sdcron remove JOB",
         )
         return
+    for job in jobs:
+        if not Path(job.source).exists():
+            yield Finding(
+                "warning",
+                f"{job.name} is applied from {job.source}, which is gone",
+                f"bring it back, or: sdcron remove {job.name}",
+            )
+    sources = sorted({job.source for job in jobs if Path(job.source).exists()})
     try:
         timers = backend.active_timers() if backend else None
-        desired = operations.read_desired(place, [Path(directory)], timers)
+        desired = operations.read_desired(place, [Path(source) for source in sources], timers)
         todo = operations.plan_jobs(place, desired, timers, prune=True)
     except JobFileError as error:
-        yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {directory}")
+        wrong = sorted({problem.path for problem in error.problems})
+        yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {shlex.join(wrong)}")
         return
     for change in todo.changes:
+        source = change.after.source if change.after else change.before.source if change.before else directory
         yield Finding(
             "warning",
-            f"{change.name} is not as {directory} says (to {change.action})",
-            f"sdcron plan {directory}, then sdcron apply {directory}",
+            f"{change.name} is not as {source} says (to {change.action})",
+            f"sdcron plan {shlex.quote(source)}, then sdcron apply {shlex.quote(source)}",
         )

@@ -23,11 +23,14 @@ class Files:
         """Write `text` beside `path`, on disk but not visible under its name; returns where. Raises OSError."""
         make_directory(path.parent)
         staged = path.with_name(STAGE_PREFIX + path.name)
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # The name can be foreseen: nothing that somebody put there is written to.
+        staged.unlink(missing_ok=True)
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             # Unbuffered: what a buffer holds until it is closed would miss the fsync.
             with os.fdopen(descriptor, "wb", buffering=0) as stream:
-                _write_all(stream, text.encode())
+                # An installed text that is brought back may hold bytes that are not UTF-8: see installed.py.
+                _write_all(stream, text.encode(errors="surrogateescape"))
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
         except BaseException:
@@ -64,8 +67,13 @@ class Files:
     def touch(self, path: Path, nanoseconds: int) -> None:
         """Set the modification time of `path`, made empty if missing, to `nanoseconds` since 1970 UTC."""
         make_directory(path.parent)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
-        os.utime(path, ns=(nanoseconds, nanoseconds))
+        # O_NONBLOCK: a FIFO in the way makes nobody wait. By the open file: a link put there later is not followed.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o644)
+        try:
+            os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+        finally:
+            os.close(descriptor)
 
     def sync_directory(self, directory: Path) -> None:
         """Make names given or removed in `directory` survive a power cut."""

@@ -95,7 +95,7 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
             active=section.get("Enabled", ["yes"])[0] == "yes",
             schedule=tuple(_unescape(text) for text in section.get("Schedule", [])),
             timezone=section.get("Timezone", [None])[0],
-            spread=parse_span(section.get("Spread", ["0s"])[0]),
+            spread=_spread(section.get("Spread", ["0s"])[0]),
         )
     return Installed(jobs, frozenset(foreign))
 
@@ -126,11 +126,15 @@ def _names(directory: Path, skip: Collection[str] = ()) -> list[str]:
 
 
 def _read(path: Path) -> str | None:
-    """The text, or None for what apply cannot have written: a dangling or any other link, bytes that are not UTF-8."""
+    """The text, or None for what apply cannot have written: a dangling or any other link.
+
+    A byte that is not UTF-8, as an edit or a damaged disk leaves it, is kept as a lone surrogate (PEP 383).
+    """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8", newline="") as stream:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, encoding="utf-8", errors="surrogateescape", newline="") as stream:
             return stream.read()
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return None
 
 
@@ -147,7 +151,15 @@ def _ownership(text: str) -> dict[str, list[str]]:
 
 def _belongs(unit: str, job: str) -> bool:
     stem = PREFIX + job
-    return unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", "@") and "/" not in job
+    fits = unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", "@")
+    return fits and "/" not in job and job.isprintable()
+
+
+def _spread(text: str) -> timedelta:
+    try:
+        return parse_span(text)
+    except (OverflowError, ValueError):  # edited by hand: no length that sdcron writes
+        return timedelta(0)
 
 
 def _unescape(value: str) -> str:

@@ -28,16 +28,19 @@ from sdcron.job import (
     When,
 )
 from sdcron.job_draft import Draft, is_refused, sound_values
-from sdcron.job_schema import label
+from sdcron.job_schema import label, schema, suggestion
 from sdcron.job_values import (
     RefusedValueError,
+    check_argument,
     check_mount,
     check_optional_path,
     check_path,
+    check_script,
     check_secret_path,
     check_text,
     parse_duration,
     parse_size,
+    parse_spread,
     split_command,
     split_condition,
 )
@@ -122,12 +125,9 @@ def _check_together(draft: Draft, sound: Mapping[str, Data], fields: Mapping[str
     """Keys that need or exclude one another."""
     values = draft.values
     if "command" not in values and "script" not in values:
-        draft.refuse(
-            (),
-            f"the job '{draft.name}' has neither 'command' nor 'script'",
-            "for example: command: /usr/local/bin/backup --all",
-            at_key=True,
-        )
+        if not _is_misspelt(values, {"command", "script"}):
+            hint = "for example: command: /usr/local/bin/backup --all"
+            draft.refuse((), f"the job '{draft.name}' has neither 'command' nor 'script'", hint, at_key=True)
     elif "command" in values and "script" in values:
         draft.refuse(
             ("script",), "'command' and 'script' exclude each other", "keep the one that shall run", at_key=True
@@ -158,6 +158,13 @@ def _check_together(draft: Draft, sound: Mapping[str, Data], fields: Mapping[str
         )
 
 
+def _is_misspelt(values: Mapping[str, Data], names: set[str]) -> bool:
+    """Whether an unknown key got the hint that one of these was meant: then the schema has said what is wrong."""
+    known = schema()["$defs"]["job"]["properties"]
+    hints = {suggestion(name, known) for name in names}
+    return any(suggestion(key, known) in hints for key in values if key not in known)
+
+
 def _listed(value: Data) -> list[Data]:
     """One or a list, as a list."""
     return value if isinstance(value, list) else [value]
@@ -186,9 +193,13 @@ def _description(_draft: Draft, _path: Path, value: str) -> str:
 def _command(draft: Draft, path: Path, value: Data) -> tuple[str, ...] | None:
     if isinstance(value, list):
         words: tuple[str, ...] | None = tuple(draft.written((*path, index), item) for index, item in enumerate(value))
+        for index, word in enumerate(words or ()):
+            draft.read((*path, index), check_argument, word)
     else:
         words = draft.read(path, split_command if path == ("command",) else split_condition, value)
-        if words is not None and any(draft.read(path, check_text, word) is None for word in words):
+        if words is not None and any(
+            draft.read(path, check, word) is None for word in words for check in (check_text, check_argument)
+        ):
             return None
     if words is not None and not (words and words[0]):
         draft.refuse(path, f"{label(path)} names no program", "for example: command: /usr/local/bin/backup --all")
@@ -213,7 +224,10 @@ def _path(draft: Draft, path: Path, value: str | None) -> str | None:
 
 
 def _environment(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, draft.written((*path, name), inner)) for name, inner in value.items())
+    written = tuple((name, draft.written((*path, name), inner)) for name, inner in value.items())
+    for name, text in written:
+        draft.read((*path, name), check_argument, f"{name}={text}")
+    return written
 
 
 def _environment_file(draft: Draft, path: Path, value: Data) -> tuple[str, ...]:
@@ -361,8 +375,8 @@ _READERS: dict[str, Callable[[Draft, Path, Data], Data]] = {
     "priority": _priority,
     "retry": _retry,
     "sandbox": lambda _draft, _path, value: Sandbox(value),
-    "script": _text,
-    "spread": _duration,
+    "script": lambda draft, path, value: draft.read(path, check_script, value),
+    "spread": lambda draft, path, value: draft.read(path, parse_spread, value),
     "stop_timeout": _duration,
     "success_exit": _success_exit,
     "systemd": _systemd,

@@ -12,6 +12,8 @@ from sdcron.errors import SdcronError
 
 LONGEST_DURATION = timedelta(days=3650)
 LARGEST_SIZE = 1 << 60
+SHORTEST_SPREAD = timedelta(seconds=2)
+LONGEST_ARGUMENT = 131071  # bytes; execve(2), MAX_ARG_STRLEN without its NUL: also one variable with its name
 _LONGEST_PATH = 4095  # PATH_MAX without its NUL; systemd.exec(5) directives refuse longer ones
 
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[wdhms])")
@@ -31,6 +33,7 @@ _NONCHARACTERS = "\ud800-\udfff\ufdd0-\ufdef" + "".join(
 )
 _NOT_ACCEPTED = re.compile(f"[\0{_NONCHARACTERS}]")
 _NOT_IN_A_UNIT = re.compile(f"[\0\n\r{_NONCHARACTERS}]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OPERATOR = re.compile(r"(?:\|\|?|&&?|;;?|(?:[0-9]*[<>]|&>|.*;\Z).*)\Z", re.DOTALL)
 _EXPANSION = re.compile(r"\$[A-Za-z_{(]|`")
 
@@ -58,6 +61,14 @@ def parse_duration(value: int | float | str) -> timedelta:
         raise RefusedValueError("must be longer than 0", "leave the key out for the default")
     if length > LONGEST_DURATION:
         raise RefusedValueError("is longer than 10 years", "units are ms, s, m (minutes), h, d and w")
+    return length
+
+
+def parse_spread(value: int | float | str) -> timedelta:
+    """A duration of which a part of whole seconds can be chosen."""
+    length = parse_duration(value)
+    if length < SHORTEST_SPREAD or length % timedelta(seconds=1):
+        raise RefusedValueError("must be whole seconds, at least 2", "runs are moved by whole seconds")
     return length
 
 
@@ -122,6 +133,40 @@ def check_text(text: str) -> str:
         hint = "write it on one line; in a block, '|' and '>' keep the last line break, '>-' does not"
         raise RefusedValueError("holds a line break, which a unit file cannot express", hint)
     return check_lines(text)
+
+
+def check_argument(text: str) -> str:
+    """A text that a program can be given as one argument, or a variable with its name as `NAME=value`."""
+    size = len(text.encode("utf-8", "replace"))
+    if size > LONGEST_ARGUMENT:
+        hint = "hand it over in a file"
+        raise RefusedValueError(f"has {size} bytes, but Linux hands over at most {LONGEST_ARGUMENT} in one piece", hint)
+    return text
+
+
+def check_script(text: str) -> str:
+    """A script whose first line can be a command line, if it names an interpreter."""
+    first_line = text.partition("\n")[0]
+    if not first_line.startswith("#!"):
+        return text
+    found = _CONTROL.search(first_line)
+    if found:
+        hint = "write the script as a block after '|', with lines that end in a line feed alone"
+        raise RefusedValueError(f"has the control character U+{ord(found.group()):04X} in its '#!' line", hint)
+    check_argument(first_line)
+    return text
+
+
+def check_file_path(path: str) -> None:
+    """The absolute path of a job file or of its directory, which its units name."""
+    found = _NOT_IN_A_UNIT.search(path)
+    if found and 0xDC80 <= ord(found.group()) <= 0xDCFF:  # how Python shows bytes that are no text (PEP 383)
+        raise RefusedValueError("is not UTF-8")
+    if found:
+        name = f"U+{ord(found.group()):04X}"
+        raise RefusedValueError(f"holds the character {name}, which a unit file cannot express")
+    if path != path.strip():
+        raise RefusedValueError("ends with a blank, which a unit file cannot express")
 
 
 def check_lines(text: str) -> str:

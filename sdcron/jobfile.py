@@ -20,7 +20,8 @@ from sdcron.job_draft import Draft
 from sdcron.job_keys import read_defaults, read_job
 from sdcron.job_schema import findings as schema_findings
 from sdcron.job_schema import label, schema_text
-from sdcron.yaml_nodes import MAX_CHARACTERS, Data, Document, Finding, decode, read_document
+from sdcron.job_values import RefusedValueError, check_file_path
+from sdcron.yaml_nodes import MAX_CHARACTERS, Data, Document, Finding, decode, printable, read_document
 from sdcron.yaml_nodes import Path as NodePath
 from sdcron.yaml_syntax import LINE_BREAK
 
@@ -58,7 +59,7 @@ def is_job_name(name: str) -> bool:
 
 def read_file(path: Path, context: Context) -> tuple[tuple[Job, ...], tuple[Problem, ...]]:
     """All jobs of a file, and all problems; a job with a problem is left out. Raises nothing for a bad file."""
-    shown = str(path)
+    shown = printable(str(path))
     try:
         data, insecure = _read_bytes(path, context)
     except OSError as error:
@@ -66,11 +67,13 @@ def read_file(path: Path, context: Context) -> tuple[tuple[Job, ...], tuple[Prob
         return (), (problem,)
     text, undecodable = decode(data)
     jobs: tuple[Job, ...] = ()
+    source = str(Path(os.path.realpath(path.parent)) / path.name)
+    misnamed = _misnamed(shown, source)
     if undecodable:
         problems = _problems(Document(text, None, []), undecodable, shown)
     else:
-        jobs, problems = _parse(text, shown, str(Path(os.path.realpath(path.parent)) / path.name), context)
-    return (() if insecure else jobs), (*insecure, *problems)
+        jobs, problems = _parse(text, shown, source, context)
+    return (() if insecure or misnamed else jobs), (*insecure, *misnamed, *problems)
 
 
 def parse_text(text: str, path: str, context: Context) -> tuple[tuple[Job, ...], tuple[Problem, ...]]:
@@ -280,7 +283,22 @@ def _writable(shown: str, status: os.stat_result, what: str) -> Problem | None:
     )
 
 
+def _misnamed(shown: str, source: str) -> list[Problem]:
+    """What no unit can say of where its job comes from: odd characters in the path of the file or its directory."""
+    for what, path in (("directory", str(Path(source).parent)), ("file", source)):
+        try:
+            check_file_path(path)
+        except RefusedValueError as error:
+            hint = f"rename the {what} {printable(path)}"
+            return [Problem(shown, 1, 1, f"the path of this {what} {error.message}", hint=hint)]
+    return []
+
+
 def _reading_hint(error: OSError) -> str:
     if error.errno == errno.EACCES:
         return "give yourself read permission, or run as root"
-    return "give the path of a YAML file" if error.errno == errno.EINVAL else ""
+    if error.errno in (errno.ENOENT, errno.ELOOP):
+        return "it is a link to what is not there: mend it, or delete it"
+    if error.errno in (errno.EINVAL, errno.EISDIR, errno.ENXIO):
+        return "give the path of a YAML file; in a directory of job files, only such may be called *.yaml or *.yml"
+    return "check the path and its disk"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,10 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class JobSet:
-    """Jobs sorted by name, and the real paths of the directories and single files they were asked for from."""
+    """Jobs sorted by name; the real paths of the directories, and the single files, they were asked for from.
+
+    A file's path is that of `Job.source`: its directory's real path and its own name, which may be a link.
+    """
 
     jobs: tuple[Job, ...]
     directories: tuple[str, ...] = ()
@@ -32,7 +36,7 @@ class JobSet:
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The job files that some paths stand for: `chosen` maps a file's real path to the path to show for it."""
+    """The job files that some paths stand for, as in JobSet: `chosen` maps a file's path to the path to show for it."""
 
     chosen: Mapping[str, Path]
     directories: tuple[str, ...] = ()
@@ -40,16 +44,23 @@ class JobPaths:
 
 
 def find_files(paths: Sequence[Path]) -> JobPaths:
-    """A directory is its `*.yaml` and `*.yml`, not hidden, not deeper ones. Raises UsageError for no such path."""
+    """A directory is its `*.yaml` and `*.yml`, not hidden, not deeper ones.
+
+    Raises UsageError for no such path, and for a single file that its directory would not read.
+    """
     directories: dict[str, None] = {}
     files: dict[str, None] = {}
     chosen: dict[str, Path] = {}
     for path in paths:
         found, is_directory = _files(path)
-        (directories if is_directory else files)[os.path.realpath(path)] = None
         parent = os.path.realpath(path if is_directory else path.parent)
+        if is_directory:
+            directories[parent] = None
         for file in found:
-            chosen.setdefault(f"{parent.rstrip('/')}/{file.name}", file)
+            absolute = f"{parent.rstrip('/')}/{file.name}"
+            chosen.setdefault(absolute, file)
+            if not is_directory:
+                files[absolute] = None
     return JobPaths(chosen, tuple(directories), tuple(files))
 
 
@@ -116,14 +127,23 @@ def _files(path: Path) -> tuple[list[Path], bool]:
     try:
         if not path.is_dir():
             path.stat()
-            return [path], False
+            if _is_job_file(path.name):
+                return [path], False
+            # An apply of its directory would not see it, and remove its jobs.
+            name = PurePath(path.name.lstrip(".")).stem or "NAME"
+            raise UsageError(f"{path} is not called *.yaml or *.yml, or is hidden", f"rename it to {name}.yaml")
         with os.scandir(path) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(_SUFFIXES))
+            names = sorted(entry.name for entry in entries if _is_job_file(entry.name))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", "give a job file, or a directory of job files") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
-    return [path / name for name in names if not name.startswith(".")], True
+    return [path / name for name in names], True
+
+
+def _is_job_file(name: str) -> bool:
+    """Whether a file of this name is a job file when its directory is read."""
+    return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
 def _repeated_names(jobs: Sequence[Job], taken: Mapping[str, Source]) -> list[Problem]:

@@ -4,15 +4,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sdcron.daylight import zone_exists
+from sdcron.errors import SdcronError
+
+_SET_ZONE = "run: timedatectl set-timezone ZONE (`timedatectl list-timezones` lists them)"
+
 
 def local_timezone(root: Path = Path("/")) -> str:
-    """The IANA name that /etc/localtime links to (localtime(5)); `UTC` where there is none."""
+    """The IANA name that /etc/localtime links to; `UTC` where there is none (localtime(5)).
+
+    Where it is a copy of a zone's file, which has no name, /etc/timezone tells it (Debian). Raises SdcronError when
+    nothing does, or when the name is of no zone: a wrong guess would move every job.
+    """
+    place, name = root / "etc/localtime", ""
     try:
-        target = str((root / "etc/localtime").readlink())
-    except OSError:
+        _, _, name = str(place.readlink()).partition("zoneinfo/")
+    except FileNotFoundError:
         return "UTC"
-    _, found, name = target.partition("zoneinfo/")
-    return name if found and name else "UTC"
+    except OSError:  # not a link
+        pass
+    if not name:
+        place, name = root / "etc/timezone", _first_line(root / "etc/timezone")
+    if not name:
+        raise SdcronError("the machine's time zone has no name: /etc/localtime links to no zone", _SET_ZONE)
+    if not zone_exists(name):
+        raise SdcronError(f"the machine's time zone is unknown: {place} names '{name}'", _SET_ZONE)
+    return name
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def machine_id(root: Path = Path("/")) -> str:

@@ -5,6 +5,7 @@ Each takes a Place, which says where: the scope, its directories and the service
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -95,8 +96,11 @@ def read_jobs(place: Place, paths: Sequence[Path]) -> JobSet:
     return read_paths(paths, file_context(place))
 
 
-def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
-    """Compile all; what is not supported yet, or not by systemd's verifier, is refused with JobFileError."""
+def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lambda _: None) -> tuple[CompiledJob, ...]:
+    """Compile all; what is not supported yet, or not by systemd's verifier, is refused with JobFileError.
+
+    `note` hears of what could not be checked.
+    """
     from sdcron.jobset import check_supported
     from sdcron.units import compile_job
     from sdcron.verify import verify_units
@@ -110,7 +114,7 @@ def compile_jobs(place: Place, jobs: JobSet) -> tuple[CompiledJob, ...]:
         for job in (_for_this_boot(jobs.jobs) if place.transient else jobs.jobs)
     )
     passed = {job.name: job for job in jobs.jobs if job.systemd}
-    problems = verify_units(passed, [job for job in compiled if job.name in passed], user=place.user)
+    problems = verify_units(passed, [job for job in compiled if job.name in passed], user=place.user, note=note)
     if place.transient:
         from sdcron.backends.transient import refusals
 
@@ -151,10 +155,11 @@ def read_desired(
     paths: Sequence[Path],
     timers: Mapping[str, UnitState] | None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Desired:
     """Read and compile what has changed since the last apply; `timers` are the active ones.
 
-    Raises JobFileError, UsageError.
+    `note` hears of what could not be checked. Raises JobFileError, UsageError.
     """
     from sdcron import __version__, record
     from sdcron.jobset import find_files, read_files
@@ -169,7 +174,7 @@ def read_desired(
     skip = record.unchanged(place.paths, known, found.chosen, timers) if _trusted(found, context) else {}
     looks = {path: record.look(path) for path in found.chosen if path not in skip}
     jobs = read_files(found, context, skip=skip, progress=progress)
-    compiled = compile_jobs(place, jobs)
+    compiled = compile_jobs(place, jobs, note)
     same = frozenset(name for names in skip.values() for name in names)
     units = frozenset(file for name in same for file in known.jobs[name].files)
     return Desired(compiled, same, units, found, known, looks)
@@ -244,13 +249,21 @@ def changing(
             applier.recover()
             yield applier
     except PermissionError as error:
-        raise BackendError(
-            f"no permission to write {error.filename}", "run it as root (sudo), or manage your own jobs with --user"
-        ) from error
+        hint = "run it as root (sudo), or manage your own jobs with --user" if os.geteuid() else _writing_hint(error)
+        raise BackendError(f"no permission to write {error.filename or place.paths.unit_dir}", hint) from error
     except OSError as error:
         raise SdcronError(
-            f"{error.filename or place.paths.unit_dir}: {error.strerror}", "free space, or mend it"
+            f"{error.filename or place.paths.unit_dir}: {error.strerror}", _writing_hint(error)
         ) from error
+
+
+def _writing_hint(error: OSError) -> str:
+    """What to do when a file could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space there, and try again"
+    if error.errno == errno.EROFS:
+        return "that file system is read-only: see findmnt, or choose another directory"
+    return "check that path: it must lie in a directory in which files can be made"
 
 
 def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path, ...]:
@@ -269,14 +282,14 @@ def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path,
                 files.write(directory / name, text)
                 written.append(directory / name)
     except OSError as error:
-        raise SdcronError(f"{error.filename}: {error.strerror}", "choose a directory you may write") from error
+        raise SdcronError(f"{error.filename}: {error.strerror}", _writing_hint(error)) from error
     return tuple(written)
 
 
-def verify_passed_through(place: Place, jobs: JobSet) -> None:
+def verify_passed_through(place: Place, jobs: JobSet, note: Callable[[str], object] = lambda _: None) -> None:
     """Have systemd check the directives under `systemd:`. Other jobs need no systemd to validate.
 
-    Raises JobFileError.
+    `note` hears of what could not be checked. Raises JobFileError.
     """
     from sdcron.jobset import check_supported
     from sdcron.units import compile_job
@@ -285,7 +298,7 @@ def verify_passed_through(place: Place, jobs: JobSet) -> None:
     later = {problem.path for problem in check_supported(jobs.jobs)}
     passed = {job.name: job for job in jobs.jobs if job.systemd and job.source.shown not in later}
     compiled = [compile_job(job, directory="", scope=place.paths.scope, script_dir="/") for job in passed.values()]
-    problems = verify_units(passed, compiled, user=place.user)
+    problems = verify_units(passed, compiled, user=place.user, note=note)
     if problems:
         raise JobFileError(problems)
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from sdcron.errors import JobFileError, Problem, ScheduleError, UsageError
+from sdcron.entries import FIRST_YEAR, LAST_YEAR
+from sdcron.errors import JobFileError, Problem, ScheduleError, SdcronError, UsageError
 from sdcron.installed import read_installed
 from sdcron.machine import local_timezone, machine_id
 from sdcron.schedule import parse_schedule
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One applied job. `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot` or `stopped`.
+    """One applied job.
 
-    `transient` jobs are gone at the next boot.
+    `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot`, `stopped` or, when its units do not say
+    a schedule that can be read, `damaged`. `transient` jobs are gone at the next boot.
     """
 
     name: str
@@ -51,6 +53,10 @@ class JobRow:
         }
 
 
+class DamagedUnitError(SdcronError):
+    """A unit whose [X-Sdcron] section was changed to something that cannot be read."""
+
+
 def list_jobs(place: Place, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
     """All applied jobs by name, those of the other kind too unless only the transient ones are asked for.
 
@@ -68,9 +74,14 @@ def _rows(
 ) -> list[JobRow]:
     rows = []
     for name, job in read_installed(paths).jobs.items():
-        schedule = job_schedule(paths, job)
-        state = _state(job, schedule, loaded, online=backend is not None)
-        following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
+        following = None
+        try:
+            schedule = job_schedule(paths, job)
+        except DamagedUnitError:
+            state = "damaged"
+        else:
+            state = _state(job, schedule, loaded, online=backend is not None)
+            following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
         rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units)), transient))
     return rows
 
@@ -99,16 +110,22 @@ def unknown_job(place: Place, name: str, installed: Installed) -> UsageError:
 
 
 def job_schedule(paths: Paths, job: InstalledJob) -> Schedule | None:
-    """The schedule as it was applied, from the job's unit."""
+    """The schedule as it was applied, from the job's unit. Raises DamagedUnitError that names the unit."""
     if not job.schedule:
         return None
-    return parse_schedule(
-        job.schedule,
-        timezone=job.timezone,
-        local_timezone=local_timezone(paths.root),
-        seed=schedule_seed(job.name, paths),
-        spread=job.spread,
-    )
+    try:
+        return parse_schedule(
+            job.schedule,
+            timezone=job.timezone,
+            local_timezone=local_timezone(paths.root),
+            seed=schedule_seed(job.name, paths),
+            spread=job.spread,
+        )
+    except ScheduleError as error:
+        unit = min(name for name, text in job.units.items() if "\nSchedule=" in text)
+        raise DamagedUnitError(
+            f"the unit {unit} is damaged: {error.message}", "apply the job's file again: it writes the unit anew"
+        ) from error
 
 
 def schedule_seed(name: str, paths: Paths) -> str:
@@ -143,7 +160,10 @@ def next_moments(schedule: Schedule, start: datetime, count: int) -> tuple[datet
 
 
 def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
-    """An RFC 3339 time, in the machine's zone if it names none; None is `now`. Raises UsageError."""
+    """An RFC 3339 time, in the machine's zone if it names none; None is `now`.
+
+    Raises UsageError for anything else, and for a year without schedules.
+    """
     if text is None:
         return now
     try:
@@ -152,6 +172,8 @@ def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
         raise UsageError(
             f"{text} is not a time", "write it as 2027-03-01T08:00:00+01:00 or 2027-03-01 08:00"
         ) from error
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise UsageError(f"{text} is not between {FIRST_YEAR} and {LAST_YEAR}", "systemd knows no other years")
     return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(local_timezone(paths.root))).astimezone(UTC)
 
 

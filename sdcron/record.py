@@ -12,7 +12,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -72,17 +72,17 @@ def look(path: Path | str) -> Look | None:
     """How a file looks, following links; None if there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: not a name of a file, in a damaged record
         return None
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def load(paths: Paths, key: str) -> Record:
-    """The record of the last apply, empty if there is none that fits."""
+    """The record of the last apply, empty if there is none that fits, or anything about it is odd."""
     try:
         text = _path(paths).read_text(encoding="utf-8")
         data = json.loads(text)
-        if data["key"] != key:
+        if data["key"] != key or not _is_whole(data):
             return Record(key)
         return Record(
             key,
@@ -90,8 +90,28 @@ def load(paths: Paths, key: str) -> Record:
             {path: Source(*entry) for path, entry in data["sources"].items()},
             {name: Applied(*entry) for name, entry in data["jobs"].items()},
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Record(key)
+
+
+def _is_whole(data: dict[str, Any]) -> bool:
+    """Whether all members are of the types that `save` writes. Raises ValueError, KeyError or AttributeError if not."""
+    sources = all(_is_look(seen) and _are_names(jobs) for seen, jobs in data["sources"].values())
+    return sources and all(
+        isinstance(source, str)
+        and all(_is_look(seen) for seen in files.values())
+        and _are_names(enable)
+        and _are_names(start)
+        for source, files, enable, start in data["jobs"].values()
+    )
+
+
+def _is_look(value: object) -> bool:
+    return isinstance(value, list) and len(value) in (0, 4) and all(type(number) is int for number in value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def unchanged(

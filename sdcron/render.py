@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -61,8 +62,9 @@ def text_block(text: str) -> None:
 
 
 def as_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON document on stdout. Bytes that are not UTF-8, lone surrogates in Python, are escaped as such."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    sys.stdout.write(re.sub("[\ud800-\udfff]", lambda lone: f"\\u{ord(lone[0]):04x}", text) + "\n")
 
 
 def error(failure: SdcronError) -> None:
@@ -162,9 +164,9 @@ def findings(found: Sequence[Finding]) -> None:
     """What doctor found, a line each, and below it what to do."""
     colours = {"ok": "green", "warning": "yellow", "error": "red"}
     for finding in found:
-        line(f"{paint(f'{finding.level:<8}', colours[finding.level], sys.stdout)}{finding.what}")
+        line(f"{paint(f'{finding.level:<8}', colours[finding.level], sys.stdout)}{plain(finding.what)}")
         if finding.advice:
-            line(f"{'':8}{paint('do:', 'cyan', sys.stdout)} {finding.advice}")
+            line(f"{'':8}{paint('do:', 'cyan', sys.stdout)} {plain(finding.advice)}")
 
 
 class Progress:

@@ -130,7 +130,7 @@ def unit_path(paths: Paths, job: str, name: str) -> Path:
 def read_text(path: Path) -> str | None:
     """What is there now; None for nothing."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
 

@@ -19,7 +19,8 @@ schedule: "30 2 * * *"
 command: /usr/bin/true
 # script: |
 #   set -eu
-#   df -h | mail -s "disk report" root
+#   report=$(df -h)
+#   echo "$report" | mail -s "disk report" root
 
 # Who and where. Without `user`, a job of the system runs as root.
 # user: www-data

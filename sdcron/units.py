@@ -231,10 +231,10 @@ def _command_line(job: Job, script_path: str) -> str:
 
 def _shebang(script: str) -> tuple[str, ...]:
     """The interpreter and its one argument, as execve(2) splits a `#!` line; it also works on a noexec /var."""
-    first_line = script.split("\n", 1)[0]
-    if not first_line.startswith("#!"):
-        return ("/bin/sh",)
-    return tuple(first_line[2:].strip().split(None, 1)) or ("/bin/sh",)
+    first_line = script.partition("\n")[0]
+    words = first_line[2:].strip(" \t") if first_line.startswith("#!") else ""
+    # execve knows no other blanks than these two.
+    return tuple(re.split("[ \t]+", words, maxsplit=1)) if words else ("/bin/sh",)
 
 
 def _script_text(job: Job) -> str | None:

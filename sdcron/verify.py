@@ -10,16 +10,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.errors import Problem
+from sdcron.errors import Problem, SdcronError
 from sdcron.jobfile import line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sdcron.job import Directive, Job
     from sdcron.units import CompiledJob, Unit
 
 _TIMEOUT_SECONDS = 60
+_AT_ONCE = 200
+"""Units in one call: the command line has bounds (execve(2), E2BIG), and so has what can be read within the timeout."""
 _MANUALS = {
     "unit": "systemd.unit(5)",
     "service": "systemd.service(5), systemd.exec(5) and systemd.resource-control(5)",
@@ -28,25 +30,57 @@ _MANUALS = {
 _LOCATED = re.compile(r"(?P<unit>[^/]+\.(?:service|timer)):(?:(?P<line>\d+):)? (?P<message>.*)")
 
 
-def verify_units(jobs: Mapping[str, Job], compiled: Sequence[CompiledJob], *, user: bool) -> tuple[Problem, ...]:
+def verify_units(
+    jobs: Mapping[str, Job],
+    compiled: Sequence[CompiledJob],
+    *,
+    user: bool,
+    note: Callable[[str], object] = lambda _: None,
+) -> tuple[Problem, ...]:
     """What the verifier says of the units of these jobs, given by name, a Problem a line.
 
-    Empty where systemd-analyze is not installed.
+    Empty where systemd-analyze is not installed, which `note` is told. Raises SdcronError when it cannot be run, or
+    does not end.
     """
-    program = shutil.which("systemd-analyze")
-    if program is None or not compiled:
+    if not compiled:
         return ()
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        note("sdcron: systemd-analyze is not installed, so the directives under 'systemd:' are not checked")
+        return ()
+    try:
+        return _verified(program, jobs, compiled, user=user)
+    except subprocess.TimeoutExpired as error:
+        raise SdcronError(
+            f"{program} verify did not end within {_TIMEOUT_SECONDS} s",
+            "see what keeps the machine busy, and try again",
+        ) from error
+    except OSError as error:
+        raise SdcronError(f"{program} cannot be run: {error.strerror}", "see that it and /tmp are in order") from error
+
+
+def _verified(
+    program: str, jobs: Mapping[str, Job], compiled: Sequence[CompiledJob], *, user: bool
+) -> tuple[Problem, ...]:
     with tempfile.TemporaryDirectory(prefix="sdcron-verify-") as directory:
         units = {unit.name: (jobs[job.name], unit) for job in compiled for unit in job.units}
         for _, unit in units.values():
             Path(directory, unit.name).write_text(unit.text, encoding="utf-8")
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:", "SYSTEMD_LOG_COLOR": "0"}
         scope = "--user" if user else "--system"
-        command = [program, scope, "--man=no", "verify", *sorted(str(Path(directory, name)) for name in units)]
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False, env=environment
-        )
-        return tuple(dict.fromkeys(_problems(result.stderr.splitlines(), f"{directory}/", units)))
+        files = sorted(str(Path(directory, name)) for name in units)
+        said: list[str] = []
+        for first in range(0, len(files), _AT_ONCE):
+            result = subprocess.run(
+                [program, scope, "--man=no", "verify", *files[first : first + _AT_ONCE]],
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+                env=environment,
+            )
+            said += result.stderr.splitlines()
+        return tuple(dict.fromkeys(_problems(said, f"{directory}/", units)))
 
 
 def _problems(said: Sequence[str], directory: str, units: Mapping[str, tuple[Job, Unit]]) -> Iterator[Problem]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from sdcron import __version__
 from sdcron.cli import app, run
+from sdcron.files import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,8 +107,10 @@ def test_problems_as_json_have_the_documented_shape(jobs: Path, sdcron: Callable
 
 
 def test_apply_below_a_root_writes_units_and_links_and_a_second_one_nothing(
-    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Else the record takes in job files as new as these by and by.
+    monkeypatch.setattr("sdcron.record._SETTLED_NANOSECONDS", -(10**9))
     root = tmp_path / "root"
     root.mkdir()
     code, out, err = sdcron("apply", jobs, "--root", root)
@@ -191,6 +196,167 @@ def test_an_empty_list_says_how_to_start(tmp_path: Path, sdcron: Callable[..., t
     assert "sdcron new" in err
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace(b"\nSchedule=@daily", b"\nSchedule=99 * * * *"),
+        lambda text: text.replace(b"\nSchedule=@daily", b"\nSchedule=\xff"),
+        lambda text: text.replace(b"\nSchedule=@daily", b"\nSchedule=@daily\nTimezone=../etc"),
+    ],
+)
+def test_one_damaged_unit_does_not_hide_the_other_jobs_and_is_named(
+    damage: Callable[[bytes], bytes], jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    sdcron("apply", jobs, "--root", root)
+    timer = root / "etc/systemd/system/sdcron-hello.timer"
+    timer.write_bytes(damage(timer.read_bytes()))
+    code, out, err = sdcron("list", "--root", root)
+    assert (code, err) == (0, "")
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [["backup", "waiting"], ["hello", "damaged"]]
+    row = json.loads(sdcron("list", "--root", root, "--json")[1])[1]
+    assert (row["state"], row["next_run_at"]) == ("damaged", None)
+    code, out, err = sdcron("next", "hello", "--root", root)
+    assert (code, out) == (1, "")
+    assert err.startswith("sdcron: the unit sdcron-hello.timer is damaged: ")
+    assert "hint: apply the job's file again" in err
+    assert "sdcron-hello.timer was edited by hand" in sdcron("doctor", "--root", root)[1]
+    assert "~ change hello" in sdcron("apply", jobs, "--root", root)[1]
+    assert sdcron("next", "hello", "--root", root)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["apply", "remove"])
+def test_a_unit_with_bytes_that_are_not_utf_8_is_replaced_and_removed(
+    command: str, jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    sdcron("apply", jobs, "--root", root)
+    service = root / "etc/systemd/system/sdcron-hello.service"
+    before = service.read_bytes()
+    service.write_bytes(before.replace(b"[Service]", b"# \xff\n[Service]"))
+    code, out, _ = sdcron("plan", jobs, "--root", root)
+    assert code == 0
+    assert "  -# \\udcff\n" in out
+    assert sdcron("plan", jobs, "--root", root, "--json")[0] == 0
+    if command == "apply":
+        assert sdcron("apply", jobs, "--root", root)[1] == "~ change hello\n1 changed, 1 unchanged\n"
+        assert service.read_bytes() == before
+    else:
+        assert sdcron("remove", "hello", "--root", root)[:2] == (0, "- remove hello\n")
+        assert not list(root.rglob("sdcron-hello*"))
+
+
+def test_a_unit_with_bytes_that_are_not_utf_8_is_brought_back_byte_by_byte_after_a_fault(
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    sdcron("apply", jobs, "--root", root)
+    units = root / "etc/systemd/system"
+    for name in ("sdcron-hello.service", "sdcron-hello.timer"):
+        (units / name).write_bytes(b"# \xff\n" + (units / name).read_bytes())
+    before = {path: path.read_bytes() for path in units.iterdir() if path.is_file()}
+    delete = Files.delete
+
+    def fail_at_the_timer(files: Files, path: Path) -> None:
+        if path.name == "sdcron-hello.timer":
+            monkeypatch.undo()
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        delete(files, path)
+
+    monkeypatch.setattr(Files, "delete", fail_at_the_timer)
+    code, _, err = sdcron("remove", "hello", "--root", root)
+    assert (code, err.partition("\n")[0]) == (1, f"sdcron: {units}/sdcron-hello.timer: Input/output error")
+    assert {path: path.read_bytes() for path in units.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("sources", []), ("sources", {"x": 1}), ("sources", {"x": ["look", ["a"]]}), ("sources", {"x": [[1, 2], []]}),
+        ("sources", {"x": [[1, 2, 3, 4], "a"]}), ("sources", {"x": [[1, 2, 3, 4], [["a"]]]}), ("jobs", 1),
+        ("jobs", {"a": ["x", [], [], []]}), ("jobs", {"a": ["x", {"a.timer": 1}, [], []]}), ("jobs", {"a": "four"}),
+        ("jobs", {"a": ["x", {}, 1, []]}), ("jobs", {"a": ["x", {}, [], {}]}), ("jobs", {"a": [1, {}, [], []]}),
+        ("sources", {"\0": [[1, 2, 3, 4], ["a"]]}), ("key", 1), ("key", None),
+    ],
+)  # fmt: skip
+def test_a_record_of_the_last_apply_with_odd_members_is_no_obstacle(
+    member: str, value: object, jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    sdcron("apply", jobs, "--root", root)
+    kept = root / "var/lib/sdcron/applied.json"
+    record = json.loads(kept.read_text())
+    record[member] = {**record[member], **value} if isinstance(value, dict) else value
+    kept.write_text(json.dumps(record))
+    write(jobs / "new.yaml", "command: /usr/bin/true\n")
+    assert sdcron("apply", jobs, "--root", root) == (0, "+ add new\n1 added, 2 unchanged\n", "")
+    for text in ("[" * 100_000, "1", "[]", '{"key"', "\udcff"):
+        kept.write_text(text, errors="surrogateescape")
+        assert sdcron("apply", jobs, "--root", root) == (0, "nothing to do: 3 unchanged\n", "")
+
+
+def test_a_path_that_cannot_hold_units_is_told_as_such(
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = sdcron("apply", jobs, "--root", tmp_path / "file")
+    assert code == 1
+    assert err.endswith(
+        "Not a directory\n  hint: check that path: it must lie in a directory in which files can be made\n"
+    )
+    code, _, err = sdcron("compile", jobs, "-o", tmp_path / "file/units")
+    assert code == 1
+    assert "hint: check that path" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "hint"),
+    [
+        (errno.ENOSPC, 1, "free space there"), (errno.EDQUOT, 1, "free space there"), (errno.EROFS, 1, "read-only"),
+        (errno.EIO, 1, "check that path"), (errno.ENAMETOOLONG, 1, "check that path"), (errno.EACCES, 4, ""),
+    ],
+)  # fmt: skip
+def test_what_to_do_when_a_file_cannot_be_written_depends_on_why(
+    number: int,
+    status: int,
+    hint: str,
+    jobs: Path,
+    tmp_path: Path,
+    sdcron: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/the/file")
+
+    monkeypatch.setattr("sdcron.files.Files.stage", fail)
+    code, _, err = sdcron("apply", jobs, "--root", tmp_path / "root")
+    assert code == status
+    assert "/the/file" in err
+    assert hint in err.partition("hint:")[2]
+
+
+def test_a_dangling_link_and_a_directory_among_job_files_have_a_hint(
+    jobs: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    (jobs / "gone.yaml").symlink_to(jobs / "nowhere")
+    (jobs / "folder.yaml").mkdir()
+    os.mkfifo(jobs / "pipe.yaml")
+    code, _, err = sdcron("validate", jobs)
+    assert code == 3
+    plain_file = (
+        "  hint: give the path of a YAML file; in a directory of job files, only such may be called *.yaml or *.yml"
+    )
+    assert f"{jobs}/folder.yaml: cannot be read: Is a directory\n{plain_file}\n" in err
+    assert f"{jobs}/pipe.yaml: cannot be read: not a regular file\n{plain_file}\n" in err
+    assert (
+        f"{jobs}/gone.yaml: cannot be read: No such file or directory\n  hint: it is a link to what is not there" in err
+    )
+
+
 def test_remove_names_the_nearest_job(jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -207,6 +373,18 @@ def test_next_shows_times_of_a_schedule_from_a_moment_on(sdcron: Callable[..., t
     arguments = ["next", "--schedule", "30 2 * * *", "--timezone", "Europe/Berlin", "-n", "2"]
     code, out, _ = sdcron(*arguments, "--from", "2027-03-27T12:00:00+01:00")
     assert (code, out) == (0, "2027-03-28T03:00:00+02:00\n2027-03-29T02:30:00+02:00\n")
+
+
+def test_a_disabled_job_has_no_next_run(
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write(jobs / "hello.yaml", "schedule: '@daily'\ncommand: /usr/bin/true\nenabled: false\n")
+    sdcron("apply", jobs, "--root", root)
+    said = "hello is disabled (enabled: false): it does not run\n"
+    assert sdcron("next", "hello", "--root", root) == (0, "", said)
+    assert sdcron("next", "hello", "--root", root, "--json") == (0, "[]\n", said)
 
 
 def test_next_puts_the_caret_below_the_mistake(sdcron: Callable[..., tuple[int, str, str]]) -> None:
@@ -286,6 +464,39 @@ def test_without_systemd_it_is_exit_4_with_what_to_do(
     code, _, err = sdcron(command, "--user", *([jobs] if command != "list" else []))
     assert code == 4
     assert "hint:" in err
+
+
+def test_a_user_without_a_manager_is_told_why_in_one_line(
+    sdcron: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    _, _, err = sdcron("list", "--user")
+    assert err.splitlines()[0] == "sdcron: no systemd user manager answers: No medium found"
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"new", "schema"}))
+def test_every_command_about_a_machine_has_the_options_that_say_which(
+    command: str, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = sdcron(command, "--help")[1]
+    assert all(option in out for option in ("--user", "--root", "--backend", "--json"))
+
+
+def test_an_answer_in_json_asks_nothing(
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    shape = {"changes", "unchanged", "kept"}
+    assert set(json.loads(sdcron("apply", jobs, "--root", root, "--json")[1])) == shape
+    (jobs / "hello.yaml").unlink()
+    assert set(json.loads(sdcron("apply", jobs, "--root", root, "--json")[1])) == shape
+    code, out, err = sdcron("remove", "backup", "--root", root, "--json")
+    assert (code, err) == (0, "")
+    assert set(json.loads(out)) == shape
 
 
 def test_an_unknown_backend_is_a_usage_error(sdcron: Callable[..., tuple[int, str, str]]) -> None:

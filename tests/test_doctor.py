@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,45 @@ def test_a_unit_directory_that_others_may_write_to_is_an_error(root: Path) -> No
     assert "chmod go-w" in finding.advice
 
 
+@pytest.mark.parametrize("name", ["etc/systemd/system/sdcron-backup.timer", "var/lib/sdcron/scripts/hello"])
+def test_a_unit_or_script_that_others_may_write_is_an_error(root: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "jobs/hello.yaml").write_text("script: echo hello\n")
+    (tmp_path / "jobs/hello.yaml").chmod(0o644)
+    assert run(["apply", str(tmp_path / "jobs"), "--root", str(root)]) == 0
+    assert found(root, "error") == []
+    (root / name).chmod(0o666)
+    [finding] = found(root, "error")
+    assert finding.what == f"others than root may write {root}/{name}, and so run anything as root"
+    assert finding.advice == f"chmod go-w {root}/{name}"
+    assert not any("permissions" in finding.what for finding in found(root, "ok"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_unit_of_another_owner_is_an_error(root: Path) -> None:
+    unit = root / "etc/systemd/system/sdcron-backup.timer"
+    os.chown(unit, 12345, 12345)
+    [finding] = found(root, "error")
+    assert finding.advice == f"chown 0 {unit}"
+
+
 def test_a_changed_job_file_is_drift(root: Path, tmp_path: Path) -> None:
     (tmp_path / "jobs/backup.yaml").write_text("schedule: '@weekly'\ncommand: /usr/bin/true\n")
     [finding] = found(root, "warning")
-    assert finding.what == f"backup is not as {tmp_path}/jobs says (to change)"
+    assert finding.what == f"backup is not as {tmp_path}/jobs/backup.yaml says (to change)"
+    assert finding.advice == f"sdcron plan {tmp_path}/jobs/backup.yaml, then sdcron apply {tmp_path}/jobs/backup.yaml"
+
+
+def test_files_beside_one_that_was_applied_alone_are_no_drift(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs/other.yaml").write_text("command: /usr/bin/true\n")
+    (tmp_path / "jobs/bad.yaml").write_text("comand: x\n")
+    assert found(root, "warning") == []
+
+
+def test_a_job_file_that_is_gone_is_told_with_what_to_do(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs/backup.yaml").unlink()
+    [finding] = found(root, "warning")
+    assert finding.what == f"backup is applied from {tmp_path}/jobs/backup.yaml, which is gone"
+    assert "sdcron remove backup" in finding.advice
 
 
 def test_a_unit_edited_by_hand_is_told_apart_from_a_changed_job_file(root: Path) -> None:
@@ -73,6 +109,15 @@ def test_a_unit_edited_by_hand_is_told_apart_from_a_changed_job_file(root: Path)
     assert "systemctl edit" in warnings[0].advice
 
 
+def test_a_unit_with_bytes_that_are_not_utf_8_is_told_as_edited(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unit = root / "etc/systemd/system/sdcron-backup.service"
+    unit.write_bytes(unit.read_bytes().replace(b"/usr/bin/true", b"/usr/bin/tr\xffe"))
+    assert "sdcron-backup.service was edited by hand" in found(root, "warning")[0].what
+    assert run(["doctor", "--root", str(root)]) == 0
+    assert run(["doctor", "--root", str(root), "--json"]) == 0
+    assert "edited by hand" in capsys.readouterr().out
+
+
 def test_a_job_directory_that_is_gone_is_told(root: Path, tmp_path: Path) -> None:
     (tmp_path / "jobs").rename(tmp_path / "elsewhere")
     [finding] = found(root, "warning")
@@ -80,9 +125,9 @@ def test_a_job_directory_that_is_gone_is_told(root: Path, tmp_path: Path) -> Non
 
 
 def test_a_bad_job_file_is_a_warning_and_not_the_end(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "jobs/bad.yaml").write_text("comand: x\n")
+    (tmp_path / "jobs/backup.yaml").write_text("comand: x\n")
     [finding] = found(root, "warning")
-    assert finding.advice == f"sdcron validate {tmp_path}/jobs"
+    assert finding.advice == f"sdcron validate {tmp_path}/jobs/backup.yaml"
 
 
 def test_an_apply_that_was_cut_off_is_an_error(root: Path) -> None:

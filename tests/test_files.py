@@ -98,11 +98,29 @@ def test_what_a_link_in_the_way_points_to_is_not_written(tmp_path: Path) -> None
     victim.write_text("mine")
     (tmp_path / f"{STAGE_PREFIX}a").symlink_to(victim)
     (tmp_path / "stamp").symlink_to(victim)
-    with pytest.raises(OSError, match="symbolic links"):
-        Files().stage(tmp_path / "a", "x")
+    staged = Files().stage(tmp_path / "a", "x")
+    assert not staged.is_symlink()
+    assert staged.read_text() == "x"
     with pytest.raises(OSError, match="symbolic links"):
         Files().touch(tmp_path / "stamp", 0)
     assert victim.read_text() == "mine"
+
+
+def test_a_file_of_somebody_else_under_the_staged_name_is_not_used(tmp_path: Path) -> None:
+    planted = tmp_path / f"{STAGE_PREFIX}a"
+    planted.write_text("theirs")
+    planted.chmod(0o666)
+    # Whoever has it open goes on having the file that was there.
+    with planted.open("r+") as theirs:
+        Files().write(tmp_path / "a", "ours")
+        theirs.write("THEIRS")
+    assert (tmp_path / "a").read_text() == "ours"
+
+
+def test_touch_does_not_wait_for_a_reader_of_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stamp")
+    with pytest.raises(OSError, match="No such device"):
+        Files().touch(tmp_path / "stamp", 0)
 
 
 def test_touch_sets_the_time_and_keeps_the_content(tmp_path: Path) -> None:

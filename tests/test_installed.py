@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from sdcron.files import Files
 from sdcron.installed import Installed, read_installed
 from sdcron.job import Retry
 from tests.compiled import DIRECTORY, compiled, install, paths_below
@@ -68,7 +70,9 @@ def test_units_of_others_are_foreign_and_never_ours(tmp_path: Path) -> None:
     (units / "sdcron-collector.service").write_text("[Service]\nExecStart=/bin/true\n")
     (units / "sdcron-dangling.timer").symlink_to("/nowhere")
     (units / "sdcron-link.service").symlink_to(units / "sdcron-plain.service")
-    (units / "sdcron-bytes.service").write_bytes(b"\xff\n[X-Sdcron]\nJob=bytes\n")
+    (units / "sdcron-bytes.service").write_bytes(b"[Service]\nExecStart=/bin/\xff\n")
+    unprintable = os.fsdecode(b"sdcron-\xff.service")
+    (units / unprintable).write_bytes(b"[Service]\n\n[X-Sdcron]\nJob=\xff\n")
     (units / "sdcron-claims.service").write_text("[Service]\n\n[X-Sdcron]\nJob=plain\nDirectory=/etc\n")
     (units / "sdcron-plainer.timer").write_text("[Timer]\n\n[X-Sdcron]\nJob=plain\n")
     (units / "backup.service").write_text("[Service]\n\n[X-Sdcron]\nJob=backup\n")
@@ -82,6 +86,7 @@ def test_units_of_others_are_foreign_and_never_ours(tmp_path: Path) -> None:
         "sdcron-dangling.timer",
         "sdcron-link.service",
         "sdcron-bytes.service",
+        unprintable,
         "sdcron-claims.service",
         "sdcron-plainer.timer",
     }
@@ -101,6 +106,35 @@ def test_names_in_other_directories_of_the_manager_are_foreign(tmp_path: Path) -
     # Among the transient units are those of transient jobs themselves.
     assert read_installed(paths.transient()).foreign >= names
     assert "sdcron-ad-hoc.timer" not in read_installed(paths.transient()).foreign
+
+
+def test_a_unit_with_bytes_that_are_not_utf_8_stays_its_jobs_and_differs(tmp_path: Path) -> None:
+    job = compiled("a", script="true")
+    for damaged in ("sdcron-a.service", "sdcron-a.timer", "script"):
+        paths = paths_below(tmp_path / damaged)
+        install(paths, [job])
+        path = paths.script_dir / "a" if damaged == "script" else paths.unit_dir / damaged
+        content = b"# \xff\xc3\n" + path.read_bytes()
+        path.write_bytes(content)
+        installed = read_installed(paths)
+        assert installed.foreign == frozenset()
+        found = installed.jobs["a"]
+        assert set(found.units) == {"sdcron-a.service", "sdcron-a.timer"}
+        assert not found.same_files(job)
+        text = found.script if damaged == "script" else found.units[damaged]
+        assert text is not None
+        # What apply brings back after a fault is what was there, byte by byte.
+        Files().write(tmp_path / "back", text)
+        assert (tmp_path / "back").read_bytes() == content
+
+
+def test_a_spread_that_is_no_length_is_none(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, [compiled("a", spread=timedelta(minutes=5))])
+    timer = paths.unit_dir / "sdcron-a.timer"
+    for wrong in ("99999999999999999d", "9" * 5000 + "d", "soon"):
+        timer.write_text(timer.read_text().rpartition("\nSpread=")[0] + f"\nSpread={wrong}\n")
+        assert read_installed(paths).jobs["a"].spread == timedelta(0)
 
 
 def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path) -> None:

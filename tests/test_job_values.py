@@ -12,12 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sdcron.job_values import (
+    LONGEST_ARGUMENT,
     RefusedValueError,
+    check_argument,
+    check_file_path,
     check_lines,
     check_path,
+    check_script,
     check_text,
     parse_duration,
     parse_size,
+    parse_spread,
     split_command,
 )
 
@@ -157,3 +162,46 @@ def test_characters_are_accepted_as_systemd_accepts_them(character: str) -> None
 def test_each_kind_of_impossible_character_is_refused(code: int) -> None:
     with pytest.raises(RefusedValueError):
         check_text(f"a{chr(code)}b")
+
+
+@pytest.mark.parametrize("value", ["500ms", 1, "1s", "1500ms", "10s500ms"])
+def test_a_spread_that_would_be_none_or_not_the_one_written_is_refused(value: int | str) -> None:
+    with pytest.raises(RefusedValueError, match="whole seconds, at least 2"):
+        parse_spread(value)
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(2, 2), ("2000ms", 2), ("1m30s", 90)])
+def test_a_spread_is_whole_seconds(value: int | str, seconds: int) -> None:
+    assert parse_spread(value) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("character", ["a", "ü"])
+def test_an_argument_is_as_long_as_the_kernel_takes_it_and_no_longer(character: str) -> None:
+    fits = character * (LONGEST_ARGUMENT // len(character.encode()))
+    subprocess.run(["/bin/true", fits], check=True, timeout=20)
+    assert check_argument(fits) == fits
+    with pytest.raises(OSError, match="too long"):
+        subprocess.run(["/bin/true", fits + "ab"], check=True, timeout=20)
+    with pytest.raises(RefusedValueError, match="at most 131071"):
+        check_argument(fits + "ab")
+
+
+@pytest.mark.parametrize("line", ["#!/bin/sh -a\rb", "#!/bin/sh\r", "#!/bin/sh \x1b[1m", "#!/bin/\x7fsh", "#!/a\x0bb"])
+def test_a_control_character_in_the_first_line_of_a_script_is_refused(line: str) -> None:
+    with pytest.raises(RefusedValueError, match="control character"):
+        check_script(f"{line}\necho\n")
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh\t-e\necho \r", "echo \r\n", "", "#!"])
+def test_control_characters_elsewhere_in_a_script_are_its_own_affair(text: str) -> None:
+    assert check_script(text) == text
+
+
+@pytest.mark.parametrize("path", ["/a\nb/c.yaml", "/a\rb", "/a\udcffb", "/a\ufffe", "/jobs ", "/jobs\u00a0"])
+def test_the_path_of_a_job_file_that_no_unit_can_name_is_refused(path: str) -> None:
+    with pytest.raises(RefusedValueError):
+        check_file_path(path)
+
+
+def test_any_other_path_of_a_job_file_is_fine() -> None:
+    check_file_path("/a b/ü%\\$\t'\"/jobs \u2028/x.yaml")

@@ -32,6 +32,7 @@ from sdcron.job import (
 )
 from sdcron.jobfile import Context, is_job_name, parse_text, read_file, schema_text
 from sdcron.template import job_template
+from sdcron.units import _shebang
 
 if TYPE_CHECKING:
     from sdcron.errors import Problem
@@ -282,6 +283,35 @@ def test_a_script_keeps_its_lines() -> None:
     job = only_job("script: |\n  #!/bin/bash\n  echo $HOME | cat\n")
     assert job.script == "#!/bin/bash\necho $HOME | cat\n"
     assert job.command == ()
+
+
+@pytest.mark.parametrize("rest", ["", " -a", "\t -a b \t", " a\u00a0b c", "\u2003", "\x0c x", " -S  a  b"])
+def test_a_first_line_names_the_interpreter_as_the_kernel_reads_it(rest: str, tmp_path: Path) -> None:
+    show = tmp_path / f"show{rest.strip(' ')[:1]}" if rest[:1] not in ("", " ", "\t") else tmp_path / "show"
+    show.write_text('#!/bin/sh\nprintf \'%s\\n\' "$0" "$@"\n')
+    show.chmod(0o755)
+    script = tmp_path / "script"
+    script.write_text(f"#!{tmp_path}/show{rest}\n")
+    script.chmod(0o755)
+    kernels = subprocess.run([str(script)], capture_output=True, text=True, timeout=20, check=True).stdout
+    assert [*_shebang(script.read_text()), str(script)] == kernels.split("\n")[:-1]
+
+
+def test_an_argument_or_a_variable_that_the_kernel_would_refuse_is_a_problem() -> None:
+    long = "x" * 131072
+    for text, key in (
+        (f"command: [/bin/true, {long}]\n", "command"),
+        (f"command: /bin/true {long}\n", "command"),
+        (f"{COMMAND}when: {{command: [test, {long}]}}\n", "when.command"),
+        (f"{COMMAND}environment: {{A: {long[2:]}}}\n", "environment.A"),
+        (f"script: '#!{long}'\n", "script"),
+    ):
+        jobs, (problem,) = parse_text(text, "a.yaml", CONTEXT)
+        assert not jobs
+        assert problem.key == key
+        assert problem.hint == "hand it over in a file"
+    longest = only_job(f"command: [/bin/true, {long[1:]}]\nenvironment: {{A: {long[3:]}}}\n")
+    assert longest.command == ("/bin/true", long[1:])
 
 
 def test_a_schedule_is_read_in_the_jobs_zone_and_spot() -> None:
@@ -575,6 +605,39 @@ def test_every_command_that_reads_jobs_as_root_refuses_what_others_may_write(
     jobs.chmod(0o777)
     assert run([command, str(jobs), *options]) == 3
     assert "this directory may be written by others (mode 0777)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("directory", "shown", "message"),
+    [
+        (b"a\nb", "a\ufffdb", "holds the character U+000A, which a unit file cannot express"),
+        (b"a\xffb", "a\ufffdb", "is not UTF-8"),
+        (b"jobs ", "jobs ", "ends with a blank, which a unit file cannot express"),
+    ],
+)
+def test_a_directory_that_no_unit_can_name_is_a_problem_of_its_files(
+    directory: bytes, shown: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = tmp_path / os.fsdecode(directory)
+    jobs.mkdir()
+    (jobs / "a.yaml").write_text(COMMAND)
+    for arguments in (["validate", str(jobs)], ["compile", str(jobs), "-o", str(tmp_path / "units")]):
+        assert run(arguments) == 3
+        told_now = capsys.readouterr().err
+        assert f"{tmp_path}/{shown}/a.yaml:1:1: the path of this directory {message}\n" in told_now
+        assert f"hint: rename the directory {tmp_path}/{shown}\n" in told_now
+    assert run(["validate", str(jobs), "--json"]) == 3
+    assert not (tmp_path / "units").exists()
+
+
+@pytest.mark.parametrize("name", [b"a\nb.yaml", b"a\xff.yaml", b"a\r.yaml"])
+def test_a_file_that_no_unit_can_name_is_a_problem(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_text(f"name: a\n{COMMAND}")
+    jobs, (problem,) = read_file(path, CONTEXT)
+    assert not jobs
+    assert problem.message.startswith("the path of this file ")
+    assert str(problem).isprintable()
 
 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:

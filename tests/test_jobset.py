@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,26 @@ def test_files_and_directories_go_together_and_each_file_is_read_once(tmp_path: 
     assert [job.name for job in jobs.jobs] == ["a", "b"]
     assert jobs.directories == (str(one.resolve()),)
     assert jobs.files == (str((two / "b.yaml").resolve()), str((one / "a.yaml").resolve()))
+
+
+@pytest.mark.parametrize(
+    ("name", "rename"), [("x.YAML", "x"), ("backup.conf", "backup"), (".x.yaml", "x"), ("a.b", "a"), ("a.b.c", "a.b")]
+)
+def test_a_single_file_that_its_directory_would_not_read_is_refused(name: str, rename: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("command: x")
+    with pytest.raises(UsageError, match=re.escape(name)) as raised:
+        read_paths([tmp_path / name], CONTEXT)
+    assert raised.value.hint == f"rename it to {rename}.yaml"
+
+
+def test_a_file_that_is_a_link_is_where_its_jobs_come_from(tmp_path: Path) -> None:
+    real = write(tmp_path / "real", m="command: x")
+    home = write(tmp_path / "home")
+    (home / "l.yaml").symlink_to(real / "m.yaml")
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    jobs = read_paths([link / "l.yaml"], CONTEXT)
+    assert jobs.files == (f"{home.resolve()}/l.yaml",) == (jobs.jobs[0].source.path,)
 
 
 def test_sources_are_absolute_and_problems_are_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from sdcron.backends import UnitState
 from sdcron.errors import JobFileError
 from sdcron.installed import Installed, read_installed
 from sdcron.job import Retry
+from sdcron.jobset import find_files
 from sdcron.plan import Action, Plan, make_plan, removal_plan
 from tests.compiled import DIRECTORY, compiled, install, paths_below
 
@@ -94,6 +95,20 @@ def test_applying_one_file_removes_only_what_left_that_file(tmp_path: Path) -> N
         directories=(),
         files={f"{DIRECTORY}/one.yaml"},
     )
+    assert actions(plan) == [("b", "remove")]
+
+
+def test_a_job_that_left_a_file_applied_through_a_link_is_removed(tmp_path: Path) -> None:
+    for name in ("real", "home"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "real/m.yaml").write_text("jobs:\n  a: {command: x}\n")
+    (tmp_path / "home/l.yaml").symlink_to(tmp_path / "real/m.yaml")
+    paths = paths_below(tmp_path / "root")
+    home = str(tmp_path.resolve() / "home")
+    install(paths, [compiled(name, directory=home, file="l") for name in ("a", "b")])
+    found = find_files([tmp_path / "home/l.yaml"])
+    desired = [compiled("a", directory=home, file="l")]
+    plan = make_plan(desired, read_installed(paths), None, directories=found.directories, files=found.files)
     assert actions(plan) == [("b", "remove")]
 
 

@@ -20,8 +20,8 @@ PACKAGE = ROOT / "sdcron"
 #: Every module, in the order of the design: each may import those before it, and none after it. A new module gets its
 #: place here first.
 ORDER = """
-    errors paths machine span files
-    entries cron daylight calendars intervals oncalendar schedule
+    errors paths span files
+    entries cron daylight machine calendars intervals oncalendar schedule
     job
     yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_keys jobfile template
     escape sandbox retry units verify

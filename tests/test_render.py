@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron import render
+from sdcron.doctor import Finding
 from sdcron.errors import Problem, SdcronError
 
 if TYPE_CHECKING:
@@ -64,8 +67,9 @@ SHOWN = "a\\x1b]0;owned\\x07b\\x9bc\\u202ed\\re"
         lambda: render.error(SdcronError(HOSTILE, HOSTILE)),
         lambda: render.problems([Problem("x.yaml", 1, 1, HOSTILE, "", HOSTILE, HOSTILE)]),
         lambda: render.table(("JOB",), [(HOSTILE,)]),
+        lambda: render.findings([Finding("error", HOSTILE, HOSTILE)]),
     ],
-    ids=["error", "problems", "table"],
+    ids=["error", "problems", "table", "findings"],
 )
 def test_what_a_terminal_would_obey_is_shown_as_escapes(
     show: Callable[[], None], capsys: pytest.CaptureFixture[str]
@@ -74,6 +78,14 @@ def test_what_a_terminal_would_obey_is_shown_as_escapes(
     captured = capsys.readouterr()
     assert SHOWN in captured.out + captured.err
     assert not set("\x1b\x07\x9b\u202e\r") & set(captured.out + captured.err)
+
+
+def test_bytes_that_are_not_utf_8_are_escaped_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = os.fsdecode(b"/srv/\xff/\xc3\xa4")
+    render.as_json({"source": text})
+    out = capsys.readouterr().out
+    assert out == '{\n  "source": "/srv/\\udcff/ä"\n}\n'
+    assert json.loads(out) == {"source": text}
 
 
 def test_a_caret_stands_below_its_column_also_after_tabs(capsys: pytest.CaptureFixture[str]) -> None:

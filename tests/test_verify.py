@@ -5,6 +5,11 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
+from sdcron import verify
+from sdcron.cli import run
+from sdcron.errors import SdcronError
 from sdcron.jobfile import Context, read_file
 from sdcron.paths import Scope
 from sdcron.units import compile_job
@@ -12,8 +17,6 @@ from sdcron.verify import verify_units
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from sdcron.errors import Problem
 
@@ -68,6 +71,60 @@ def test_several_jobs_of_one_file_are_told_apart(tmp_path: Path) -> None:
 def test_without_the_verifier_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _program: None)
     assert verified(tmp_path / "x.yaml", "command: /bin/true\nsystemd: {service: {Nonsense: 1}}\n") == ()
+
+
+def test_that_the_verifier_is_missing_is_noted_once_and_only_if_there_is_something_to_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _program: None)
+    jobs = tmp_path / "jobs"
+    jobs.mkdir(mode=0o755)
+    for name in ("a", "b"):
+        (jobs / f"{name}.yaml").write_text("command: /bin/true\nsystemd: {service: {Nonsense: 1}}\n")
+        (jobs / f"{name}.yaml").chmod(0o644)
+    said = "sdcron: systemd-analyze is not installed, so the directives under 'systemd:' are not checked\n"
+    for arguments in (
+        ["validate", str(jobs)],
+        ["compile", str(jobs), "-o", str(tmp_path / "units")],
+        ["plan", str(jobs), "--root", str(tmp_path / "root")],
+        ["apply", str(jobs), "--root", str(tmp_path / "root"), "--json"],
+    ):
+        assert run(arguments) == 0
+        assert capsys.readouterr().err == said
+    for name in ("a", "b"):
+        (jobs / f"{name}.yaml").write_text("command: /bin/true\n")
+    assert run(["validate", str(jobs)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def stand_in(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a shell script be called in place of systemd-analyze."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _program: str(path))
+
+
+def test_very_many_units_are_verified_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = f'echo $# >> {tmp_path}/calls; echo "$4:3: Unknown key, ignoring." >&2'
+    stand_in(tmp_path / "analyze", report, monkeypatch)
+    jobs = "".join(f"  j{number:03}: {{command: x, systemd: {{unit: {{A: b}}}}}}\n" for number in range(450))
+    found = verified(tmp_path / "x.yaml", f"jobs:\n{jobs}")
+    assert (tmp_path / "calls").read_text().split() == ["203", "203", "53"]
+    # The first unit of each call.
+    assert [problem.line for problem in found] == [2, 202, 402]
+
+
+def test_a_verifier_that_does_not_end_or_cannot_be_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "command: /bin/true\nsystemd: {service: {PrivateTmp: yes}}\n"
+    monkeypatch.setattr(verify, "_TIMEOUT_SECONDS", 0.2)
+    stand_in(tmp_path / "analyze", "exec sleep 30", monkeypatch)
+    with pytest.raises(SdcronError, match=r"analyze verify did not end within 0\.2 s"):
+        verified(tmp_path / "x.yaml", text)
+    (tmp_path / "analyze").chmod(0o644)
+    with pytest.raises(SdcronError, match="analyze cannot be run: Permission denied"):
+        verified(tmp_path / "x.yaml", text)
 
 
 def test_a_retry_does_not_keep_the_verifier_from_looking(tmp_path: Path) -> None:

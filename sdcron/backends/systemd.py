@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron.backends import UnitState
 from sdcron.errors import BackendError
-from sdcron.files import STAGE_PREFIX
+from sdcron.files import Files
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
@@ -261,12 +261,12 @@ def _keep_text(path: Path, text: str) -> None:
     commands with a prefix, 257 and 262 double every `$`, and no version takes Unit= of a timer.
     """
     status = path.stat()
-    # systemd ignores names that begin with a dot. With the old time, the file does not count as changed on disk.
-    staged = path.with_name(STAGE_PREFIX + path.name)
+    # With the old time, the file does not count as changed on disk.
+    files = Files()
+    staged = files.stage(path, text)
     try:
-        staged.write_text(text, encoding="utf-8")
         os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
-        staged.replace(path)
+        files.publish(staged, path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -281,13 +281,16 @@ def _is_unknown_unit(error: BackendError) -> bool:
 
 
 def _no_systemd(user: bool, error: Exception) -> BackendError:
+    number = getattr(error, "errno", None)
+    # pystemd's own text goes on about its exception classes.
+    reason = os.strerror(-number) if isinstance(number, int) and number < 0 else str(error).partition("\n")[0]
     if user:
         return BackendError(
-            f"no systemd user manager answers: {error}",
+            f"no systemd user manager answers: {reason}",
             "log in with a session (loginctl enable-linger keeps one running), and see that XDG_RUNTIME_DIR is set",
         )
     return BackendError(
-        f"systemd does not answer on this machine: {error}",
+        f"systemd does not answer on this machine: {reason}",
         "run this where systemd is PID 1 and dbus runs, or write units only: sdcron compile PATH -o DIR",
     )
 

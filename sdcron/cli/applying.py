@@ -28,7 +28,7 @@ def validate(
 
     place = place_of(user, root, backend)
     jobs = operations.read_jobs(place, paths)
-    operations.verify_passed_through(place, jobs)
+    operations.verify_passed_through(place, jobs, render.note)
     if json:
         render.as_json({"jobs": [job.name for job in jobs.jobs], "problems": []})
         return
@@ -57,7 +57,7 @@ def plan(
     progress = render.Progress()
     with operations.connect(place) as manager:
         timers = manager.active_timers() if manager else None
-        desired = operations.read_desired(place, paths, timers, progress)
+        desired = operations.read_desired(place, paths, timers, progress, render.note)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
     progress.end()
     if json:
@@ -99,7 +99,7 @@ def apply(
         if applier.recovered:
             render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
         timers = manager.active_timers() if manager else None
-        desired = operations.read_desired(place, paths, timers, progress)
+        desired = operations.read_desired(place, paths, timers, progress, render.note)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
         removed = [change.name for change in todo.changes if change.action == "remove"]
         if removed and not yes and not json and sys.stdin.isatty():
@@ -113,7 +113,7 @@ def apply(
     if not desired.found.chosen:
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
     if json:
-        render.as_json({**render.plan_json(todo), "applied": True})
+        render.as_json(render.plan_json(todo))
         return
     render.plan(todo, diffs=False)
     render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
@@ -125,6 +125,7 @@ def compile_(
     output: Path = typer.Option(..., "-o", "--output", help="Directory for the units.", metavar="DIR"),
     user: bool = USER,
     root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
     """Write the units into a directory and touch nothing else.
@@ -133,8 +134,8 @@ def compile_(
     """
     from sdcron import operations, render
 
-    place = place_of(user, root, "auto")
-    compiled = operations.compile_jobs(place, operations.read_jobs(place, paths))
+    place = place_of(user, root, backend)
+    compiled = operations.compile_jobs(place, operations.read_jobs(place, paths), render.note)
     written = operations.write_units(compiled, output)
     if json:
         render.as_json({"files": [str(path) for path in written]})
@@ -166,7 +167,7 @@ def remove(
         unknown = [name for name in jobs if name not in installed.jobs]
         if unknown:
             raise queries.unknown_job(place, unknown[0], installed)
-        if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
+        if not yes and not json and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
             raise typer.Exit(ExitCode.FAILED)
         todo = removal_plan(jobs, installed)
         applier.carry_out(todo)

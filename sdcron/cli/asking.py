@@ -64,6 +64,7 @@ def next_(
     transient: bool = TRANSIENT,
     user: bool = USER,
     root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
     """Show when a job, or any schedule, runs next.
@@ -72,12 +73,18 @@ def next_(
     """
     from sdcron import queries, render
 
-    place = place_of(user, root, "auto", transient)
+    place = place_of(user, root, backend, transient)
     if (job is None) == (schedule is None):
         raise UsageError("next wants a job or --schedule, one of the two", "sdcron next backup")
     parsed = queries.try_schedule(place.paths, schedule, timezone) if schedule is not None else None
     if job is not None:
-        parsed = queries.job_schedule(place.paths, queries.find_job(place, job))
+        applied = queries.find_job(place, job)
+        if not applied.active:
+            render.note(f"{job} is disabled (enabled: false): it does not run")
+            if json:
+                render.as_json([])
+            return
+        parsed = queries.job_schedule(place.paths, applied)
     if parsed is None:
         raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
     now = render.now_utc()
@@ -121,7 +128,7 @@ def new(
 
 
 @app.command()
-def doctor(user: bool = USER, root: Optional[Path] = ROOT, json: bool = JSON) -> None:
+def doctor(user: bool = USER, root: Optional[Path] = ROOT, backend: str = BACKEND, json: bool = JSON) -> None:
     """Check the machine, and say what to do.
 
     Looks at systemd, the journal, the clock, permissions, and units that differ from what was applied.
@@ -131,7 +138,7 @@ def doctor(user: bool = USER, root: Optional[Path] = ROOT, json: bool = JSON) ->
     from sdcron import render
     from sdcron.doctor import examine
 
-    found = examine(place_of(user, root, "auto"))
+    found = examine(place_of(user, root, backend))
     if json:
         render.as_json([finding.as_json() for finding in found])
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,8 +14,22 @@ from sdcron.errors import UsageError
 if TYPE_CHECKING:
     from sdcron.operations import Place
 
+
+class _Commands(typer.core.TyperGroup):
+    """All commands, of whose arguments none may be empty: an unset variable must not mean the current directory."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, or typer's own copy of it
+        if not ctx.resilient_parsing and any(
+            not argument or (argument.startswith("--") and argument.endswith("=")) for argument in args
+        ):
+            raise UsageError("an argument is empty", "is a variable unset? The current directory is written as a dot")
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
 app = typer.Typer(
     name="sdcron",
+    cls=_Commands,
     help="Jobs for systemd machines: YAML files become timers.",
     no_args_is_help=True,
     add_completion=True,
@@ -39,7 +53,7 @@ USER = typer.Option(False, "--user/--system", help="Your own service manager, or
 ROOT = typer.Option(None, "--root", help="Work on the file system below DIR; no systemd is asked.", metavar="DIR")
 BACKEND = typer.Option("auto", "--backend", help="auto, systemd or local.", metavar="NAME")
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
-PATHS = typer.Argument(..., help="Job files, or directories of them.", metavar="PATH...")
+PATHS = typer.Argument(..., help="Job files (*.yaml, *.yml), or directories of them.", metavar="PATH...")
 PRUNE = typer.Option(True, "--prune/--no-prune", help="Remove jobs whose file left the directory (default).")
 TRANSIENT = typer.Option(False, "--transient", help="Units that live until the next boot; nothing in /etc.")
 YES = typer.Option(False, "--yes", "-y", help="Do not ask.")

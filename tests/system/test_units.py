@@ -95,6 +95,32 @@ def test_a_job_runs_only_when_the_machine_offers_what_it_asks_for(machine: Machi
     assert machine.show("idle.service", "ActiveState") == {"ActiveState": "inactive"}
 
 
+def test_a_users_own_job_asks_the_users_own_manager_for_units(fresh_machine: Machine) -> None:
+    fresh_machine.start_user_manager()
+    own = "systemd-run --user --quiet --unit=own.service sleep infinity"
+    fresh_machine.run(["sh", "-c", own], user="tester")
+    jobs: dict[str, dict[str, Any]] = {
+        f"{name}-{sandbox}": {
+            "when": {"units": unit},
+            "sandbox": sandbox,
+            "command": ["/bin/true"] if name == "there" else ["/bin/false"],
+        }
+        for sandbox in ("none", "strict")
+        for name, unit in (("there", "own.service"), ("missing", "systemd-journald.service"))
+    }
+    apply(fresh_machine, jobs, user="tester")
+    since = time.time()
+    start(fresh_machine, *jobs, user="tester")
+    assert {state.split()[0] for state in states(fresh_machine, *jobs, user="tester").values()} == {"inactive"}
+    said = fresh_machine.journal(f"--since=@{since:.0f}", "_COMM=systemd")
+    finished = [entry["USER_UNIT"] for entry in said if str(entry.get("MESSAGE")).startswith("Finished")]
+    assert {unit for unit in finished if "there" in unit} == {
+        "sdcron-there-none.service",
+        "sdcron-there-strict.service",
+    }
+    assert [unit for unit in finished if "missing" in unit] == []
+
+
 def test_a_job_that_waits_runs_as_soon_as_the_machine_offers_what_it_asks_for(machine: Machine) -> None:
     machine.run(["sh", "-c", "rm -rf /tmp/ran /tmp/gate; mkdir /tmp/gate; >/tmp/gate/kept-out; mkdir -p /srv/mounted"])
     machine.write("/etc/systemd/system/started.service", "[Service]\nExecStart=/bin/sleep infinity\n")
