@@ -95,19 +95,15 @@ def load(paths: Paths, key: str) -> Record:
 
 
 def _is_whole(data: dict[str, Any]) -> bool:
-    """Whether all members are of the types that `save` writes. Raises ValueError, KeyError or AttributeError if not."""
-    sources = all(_is_look(seen) and _are_names(jobs) for seen, jobs in data["sources"].values())
+    """Whether all members are of the types that `save` writes. Raises ValueError, KeyError or AttributeError if not.
+
+    But for the looks, which are only compared.
+    """
+    sources = all(_are_names(jobs) for _look, jobs in data["sources"].values())
     return sources and all(
-        isinstance(source, str)
-        and all(_is_look(seen) for seen in files.values())
-        and _are_names(enable)
-        and _are_names(start)
+        isinstance(source, str) and isinstance(files, dict) and _are_names(enable) and _are_names(start)
         for source, files, enable, start in data["jobs"].values()
     )
-
-
-def _is_look(value: object) -> bool:
-    return isinstance(value, list) and len(value) in (0, 4) and all(type(number) is int for number in value)
 
 
 def _are_names(value: object) -> bool:
