@@ -167,7 +167,7 @@ def test_a_lost_connection_and_a_kill_end_a_command_like_ctrl_c_but_not_below_no
     script = (
         "import os, signal, sys\n"
         "from sdcron import cli, operations\n"
-        f"{'' if heeded else f'signal.signal(signal.{signal}, signal.SIG_IGN)'}\n"
+        f"signal.signal(signal.{signal}, signal.{'SIG_DFL' if heeded else 'SIG_IGN'})\n"
         f"operations.make_place = lambda **_: os.kill(os.getpid(), signal.{signal}) or sys.exit(7)\n"
         "sys.argv = ['sdcron', 'list']\n"
         "cli.main()\n"
