@@ -9,7 +9,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Times are bounded per test, not per example: the machine may be busy.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# In CI the examples are the same in every run of the same code: what is found by chance is found before.
+settings.register_profile(
+    "default",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=os.environ.get("CI") == "true",
+)
 # For repeated runs of the same suite: under each distribution's own Python, where versions are what is tested.
 settings.register_profile("short", settings.get_profile("default"), max_examples=20)
 settings.register_profile("long", settings.get_profile("default"), max_examples=2000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,11 @@ def test_the_unit_tests_pass_with_the_distributions_own_versions(machine: Machin
         ],
         cwd="/home/tester",
         user="tester",
-        env={"SDCRON_TEST_PROFILE": "short", "PYTHONPYCACHEPREFIX": "/tmp/pycache-tester"},
+        env={
+            "CI": os.environ.get("CI", ""),
+            "SDCRON_TEST_PROFILE": "short",
+            "PYTHONPYCACHEPREFIX": "/tmp/pycache-tester",
+        },
         timeout=850,
         status=None,
     )
