@@ -223,6 +223,7 @@ def test_a_run_that_is_due_and_need_not_have_begun_yet_is_not_lost_by_an_edit(ma
     due = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=6)
     schedule = f"schedule: '{due:%S %M %H} * * *'\naccuracy: 30m\nmissed: {missed}\n"
     write_jobs(machine, {"late": f"{schedule}command: touch {RAN}/late\n"})
+    forget_runs(machine)
     machine.sdcron("apply", JOBS)
     machine.write(f"{JOBS}/late.yaml", f"{schedule}command: sh -c 'echo >>{RAN}/late'\n")
     # In the machine, so that nothing wakes systemd before.
