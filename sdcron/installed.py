@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count, repeat, takewhile
 from typing import TYPE_CHECKING
 
+from sdcron.job import Output
 from sdcron.paths import Scope
+from sdcron.retry import retry_handler_name, retry_timer_name
 from sdcron.span import parse_span
-from sdcron.units import PREFIX, CompiledJob, service_name
+from sdcron.units import PREFIX, CompiledJob, boot_timer_name, is_sealed, service_name, timer_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from sdcron.paths import Paths
 
 _SECTION = "\n[X-Sdcron]\n"
+_LONGEST_COUNT = 20  # digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,67 @@ class InstalledJob:
             and self.units == {unit.name: unit.text for unit in compiled.units}
         )
 
+    # What the collector asks about one job at a time. A value that was edited to something else is the default.
+
+    @property
+    def output_keep(self) -> int:
+        """How many bytes of each stream go on record."""
+        written = self._of_service("OutputKeep")
+        return int(written[0]) if written and _is_count(written[0]) else Output().keep
+
+    @property
+    def redact(self) -> tuple[str, ...]:
+        """Regular expressions of what does not go on record."""
+        return tuple(_unescape(text) for text in self._of_service("Redact"))
+
+    @property
+    def retry_on_exit(self) -> tuple[int, ...]:
+        """The exit statuses that are retried; empty: every failure is."""
+        written = self._of_service("RetryOnExit") or [""]
+        return tuple(int(code) for code in written[0].split() if _is_count(code))
+
+    @property
+    def digest(self) -> str | None:
+        """The service's own SHA-256, None for one that is not as sdcron wrote it."""
+        text = self.units.get(service_name(self.name), "")
+        try:
+            return self._of_service("Digest")[-1] if is_sealed(text) else None
+        except UnicodeEncodeError:  # bytes that are not UTF-8: see _read
+            return None
+
+    @property
+    def retry_delays(self) -> tuple[timedelta, ...]:
+        """The wait before each retry, in order."""
+        names = takewhile(self.units.__contains__, map(retry_timer_name, repeat(self.name), count(1)))
+        return tuple(_length(_directive(self.units[name], "OnActiveSec")) for name in names)
+
+    @property
+    def accuracy(self) -> timedelta:
+        """How late its timers may be."""
+        names = (timer_name(self.name), boot_timer_name(self.name), retry_timer_name(self.name, 1))
+        written = [_directive(self.units[name], "AccuracySec") for name in names if name in self.units]
+        return (_length(written[0]) if written else timedelta(0)) or timedelta(seconds=1)
+
+    @property
+    def user(self) -> str | None:
+        """Whose identity its runs have; None: the service manager's."""
+        return _unescape(_directive(self.units.get(service_name(self.name), ""), "User")) or None
+
+    @property
+    def persistent(self) -> bool:
+        """Whether a time that fell into downtime is made good."""
+        return _directive(self.units.get(timer_name(self.name), ""), "Persistent") == "yes"
+
+    @property
+    def boot(self) -> bool:
+        """Whether it runs at boot."""
+        text = self.units.get(boot_timer_name(self.name)) or self.units.get(timer_name(self.name), "")
+        return bool(_directive(text, "OnBootSec") or _directive(text, "OnStartupSec"))
+
+    def _of_service(self, key: str) -> list[str]:
+        """The values of a key in the [X-Sdcron] section of its service."""
+        return _ownership(self.units.get(service_name(self.name), "")).get(key, [])
+
 
 @dataclass(frozen=True, slots=True)
 class Installed:
@@ -75,29 +140,73 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
             foreign.add(name)
             continue
         texts.setdefault(job, {})[name] = text
-        known = sections.setdefault(job, {})
-        # The service says whose it is; the schedule as it was written stands in a timer.
-        for key, values in section.items():
-            if key not in known or name == service_name(job):
-                known[key] = values
+        _learn(sections.setdefault(job, {}), section, from_service=name == service_name(job))
     links = set(_names(paths.wants_dir))
     scripts = set(os.listdir(paths.script_dir)) if paths.script_dir.is_dir() else set()
-    jobs = {}
-    for job, units in texts.items():
-        section = sections[job]
-        jobs[job] = InstalledJob(
-            name=job,
-            directory=_unescape(section.get("Directory", [""])[0]),
-            source=_unescape(section.get("Source", [""])[0]),
-            units=units,
-            enabled=frozenset(name for name in units if name in links),
-            script=_read(paths.script_dir / job) if job in scripts else None,
-            active=section.get("Enabled", ["yes"])[0] == "yes",
-            schedule=tuple(_unescape(text) for text in section.get("Schedule", [])),
-            timezone=section.get("Timezone", [None])[0],
-            spread=_spread(section.get("Spread", ["0s"])[0]),
+    jobs = {
+        job: _job(
+            job,
+            sections[job],
+            units,
+            frozenset(name for name in units if name in links),
+            _read(paths.script_dir / job) if job in scripts else None,
         )
+        for job, units in texts.items()
+    }
     return Installed(jobs, frozenset(foreign))
+
+
+def read_one(paths: Paths, name: str) -> InstalledJob | None:
+    """One job by the names that its files would have, without a look at the directory; None if it has none."""
+    units: dict[str, str] = {}
+    known: dict[str, list[str]] = {}
+    for unit in (service_name(name), timer_name(name), boot_timer_name(name), retry_handler_name(name)):
+        _learn(known, _read_own(paths, name, unit, units), from_service=unit == service_name(name))
+    for unit in map(retry_timer_name, repeat(name), count(1)):
+        if not _read_own(paths, name, unit, units):
+            break
+    if not units:
+        return None
+    enabled = frozenset(unit for unit in units if os.path.lexists(paths.wants_dir / unit))
+    return _job(name, known, units, enabled, _read(paths.script_dir / name))
+
+
+def _read_own(paths: Paths, job: str, unit: str, units: dict[str, str]) -> dict[str, list[str]]:
+    """Add a unit that is the job's own to `units`; returns its [X-Sdcron] section, empty for any other or none."""
+    text = _read(paths.unit_dir / unit)
+    section = _ownership(text) if text is not None else {}
+    if text is None or section.get("Job", [""])[0] != job:
+        return {}
+    units[unit] = text
+    return section
+
+
+def _learn(known: dict[str, list[str]], section: Mapping[str, list[str]], *, from_service: bool) -> None:
+    """What one unit of a job adds: the service says whose it is; the schedule as it was written stands in a timer."""
+    for key, values in section.items():
+        if key not in known or from_service:
+            known[key] = values
+
+
+def _job(
+    name: str,
+    section: Mapping[str, list[str]],
+    units: Mapping[str, str],
+    enabled: frozenset[str],
+    script: str | None,
+) -> InstalledJob:
+    return InstalledJob(
+        name=name,
+        directory=_unescape(section.get("Directory", [""])[0]),
+        source=_unescape(section.get("Source", [""])[0]),
+        units=units,
+        enabled=enabled,
+        script=script,
+        active=section.get("Enabled", ["yes"])[0] == "yes",
+        schedule=tuple(_unescape(text) for text in section.get("Schedule", [])),
+        timezone=section["Timezone"][0] if "Timezone" in section else None,
+        spread=_length(section.get("Spread", ["0s"])[0]),
+    )
 
 
 def _other_directories(paths: Paths) -> list[Path]:
@@ -155,7 +264,16 @@ def _belongs(unit: str, job: str) -> bool:
     return fits and "/" not in job and job.isprintable()
 
 
-def _spread(text: str) -> timedelta:
+def _directive(text: str, key: str) -> str:
+    """The value of a directive that stands there once; the section for sdcron's own notes is not looked at."""
+    return text.partition(_SECTION)[0].partition(f"\n{key}=")[2].partition("\n")[0]
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < _LONGEST_COUNT
+
+
+def _length(text: str) -> timedelta:
     try:
         return parse_span(text)
     except (OverflowError, ValueError):  # edited by hand: no length that sdcron writes

@@ -117,6 +117,18 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What of a run's output goes on record.
+
+    `keep` is how many bytes of each stream, the first and the last half. What one of the regular expressions in
+    `redact` matches is not recorded.
+    """
+
+    keep: int = 65536
+    redact: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """A secret that systemd hands to the run as a file: LoadCredential=, or LoadCredentialEncrypted=."""
 
@@ -192,6 +204,7 @@ class Job:
     priority: Priority = field(default_factory=Priority)
     limits: Limits = field(default_factory=Limits)
     sandbox: Sandbox = Sandbox.NONE
+    output: Output = field(default_factory=Output)
     enabled: bool = True
     systemd: Passthrough = field(default_factory=Passthrough)
     unsupported: tuple[str, ...] = ()

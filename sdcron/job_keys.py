@@ -6,7 +6,6 @@ are said together. Pure: the file system and the clock are not consulted.
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +18,7 @@ from sdcron.job import (
     Limits,
     Missed,
     Otherwise,
+    Output,
     Overlap,
     Passthrough,
     Priority,
@@ -30,8 +30,8 @@ from sdcron.job import (
 from sdcron.job_draft import Draft, is_refused, sound_values
 from sdcron.job_schema import label, schema, suggestion
 from sdcron.job_values import (
-    RefusedValueError,
     check_argument,
+    check_expression,
     check_mount,
     check_optional_path,
     check_path,
@@ -53,12 +53,11 @@ if TYPE_CHECKING:
     from sdcron.schedule import Schedule
     from sdcron.yaml_nodes import Data, Path
 
-UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts", "output"})
+UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts"})
 """Keys that validate and that this version cannot carry out; `overlap` is one too unless it is `skip`."""
 
 _LARGEST_ID = 4294967294
 _RESERVED_IDS = frozenset({65535, 4294967295})  # "no such id" of setresuid(2), in 16 and in 32 bits
-_LONGEST_EXPRESSION = 1000
 T = TypeVar("T")
 
 
@@ -312,21 +311,10 @@ def _whole(value: Data) -> int | None:
     return None if value is None else int(value)
 
 
-def _output(draft: Draft, path: Path, value: dict[str, Data]) -> None:
-    if "keep" in value:
-        draft.read((*path, "keep"), parse_size, value["keep"])
-    _each(draft, (*path, "redact"), value.get("redact", []), _expression)
-
-
-def _expression(text: str) -> re.Pattern[str]:
-    if len(text) > _LONGEST_EXPRESSION:
-        raise RefusedValueError(f"is longer than {_LONGEST_EXPRESSION} characters", "use several shorter expressions")
-    try:
-        return re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise RefusedValueError(
-            f"is not a regular expression: {error}", "escape special characters with a backslash"
-        ) from error
+def _output(draft: Draft, path: Path, value: dict[str, Data]) -> Output:
+    keep = draft.read((*path, "keep"), parse_size, value["keep"]) if "keep" in value else None
+    redact = _each(draft, (*path, "redact"), value.get("redact", []), check_expression)
+    return Output(keep or Output().keep, tuple(dict.fromkeys(redact)))
 
 
 def _systemd(draft: Draft, path: Path, value: dict[str, Data]) -> Passthrough:

@@ -6,6 +6,7 @@ Pure functions from a value to its meaning. A value that means nothing raises Re
 from __future__ import annotations
 
 import re
+import warnings
 from datetime import timedelta
 
 from sdcron.errors import SdcronError
@@ -14,6 +15,7 @@ LONGEST_DURATION = timedelta(days=3650)
 LARGEST_SIZE = 1 << 60
 SHORTEST_SPREAD = timedelta(seconds=2)
 LONGEST_ARGUMENT = 131071  # bytes; execve(2), MAX_ARG_STRLEN without its NUL: also one variable with its name
+_LONGEST_EXPRESSION = 1000
 _LONGEST_PATH = 4095  # PATH_MAX without its NUL; systemd.exec(5) directives refuse longer ones
 
 _DURATION_PART = re.compile(r"([0-9]+)(ms|[wdhms])")
@@ -154,6 +156,28 @@ def check_script(text: str) -> str:
         hint = "write the script as a block after '|', with lines that end in a line feed alone"
         raise RefusedValueError(f"has the control character U+{ord(found.group()):04X} in its '#!' line", hint)
     check_argument(first_line)
+    return text
+
+
+def check_expression(text: str) -> str:
+    """A regular expression of Python's `re` that a unit can carry, and that never matches nothing at all."""
+    if len(text) > _LONGEST_EXPRESSION:
+        raise RefusedValueError(f"is longer than {_LONGEST_EXPRESSION} characters", "use several shorter expressions")
+    try:
+        with warnings.catch_warnings():
+            # What Python warns of would not match what its writer thinks, such as [[:digit:]].
+            warnings.simplefilter("error")
+            expression = re.compile(text)
+    except (re.error, RecursionError, OverflowError, Warning) as error:
+        raise RefusedValueError(
+            f"is not a regular expression: {error}", "escape special characters with a backslash"
+        ) from error
+    if any(match.start() == match.end() for sample in ("", "a 0") for match in expression.finditer(sample)):
+        raise RefusedValueError("matches the empty string", "make it match what shall be hidden: token-[0-9a-f]+")
+    check_text(text)
+    if text != text.strip():
+        hint = "write the blank as [ ] or \\s"
+        raise RefusedValueError("begins or ends with a blank, which a unit file cannot express", hint)
     return text
 
 

@@ -35,6 +35,12 @@ class Paths:
     state_dir: Path
     runtime_dir: Path
     stamp_dir: Path
+    runs_dir: Path
+    """The record of runs: the collector's database. One a scope, as the next two, also for transient units."""
+    log_dir: Path
+    """Where job_status.log is written."""
+    config_file: Path
+    """sdcron's own settings."""
 
     @property
     def wants_dir(self) -> Path:
@@ -55,6 +61,11 @@ class Paths:
     def journal_file(self) -> Path:
         """What an apply is about to change, kept until it is done, so that a killed one can be finished."""
         return self.state_dir / "apply.journal"
+
+    @property
+    def collector_dir(self) -> Path:
+        """Where the collector can be asked to catch up: a directory of its own, so that it can belong to its user."""
+        return self.runtime_dir / "collector"
 
     @property
     def armed_boot_dir(self) -> Path:
@@ -82,6 +93,9 @@ def system_paths(root: Path = Path("/")) -> Paths:
         state_dir=root / "var/lib/sdcron",
         runtime_dir=root / "run/sdcron",
         stamp_dir=root / "var/lib/systemd/timers",
+        runs_dir=root / "var/lib/sdcron/runs",
+        log_dir=root / "var/log/sdcron",
+        config_file=root / "etc/sdcron/sdcron.toml",
     )
 
 
@@ -107,4 +121,7 @@ def user_paths(environment: Mapping[str, str], uid: int, root: Path = Path("/"))
         state_dir=state / "sdcron",
         runtime_dir=runtime / "sdcron",
         stamp_dir=data / "systemd/timers",
+        runs_dir=state / "sdcron/runs",
+        log_dir=state / "sdcron/log",
+        config_file=config / "sdcron/sdcron.toml",
     )

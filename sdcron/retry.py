@@ -31,7 +31,7 @@ _HANDLER = (
     'case "$codes" in -) ;; *)',
     'case "$why" in exit-code*) ;; *) why="exit-code none ($why)";; esac;',
     'case " $codes " in *" ${why#exit-code } "*) ;; *)',
-    'rm -f "$state"; echo "<4>$unit: not one of the exit statuses to retry: $why"; exit 0;; esac;; esac;',
+    'rm -f "$state"; echo "<5>$unit: not one of the exit statuses to retry: $why"; exit 0;; esac;; esac;',
     'read -r n run 2>/dev/null <"$state" || n=0;',
     'if [ "$n" = stopped ]; then n=0; if [ "$run" = "${MONITOR_INVOCATION_ID-}" ]; then',
     'rm -f "$state"; echo "<5>$unit: was stopped, no retry"; exit 0; fi; fi;',

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdcron.escape import Place, escape
-from sdcron.job import Missed, Otherwise
+from sdcron.job import Missed, Otherwise, Output
 from sdcron.paths import Scope
 from sdcron.retry import gave_up_after, retry_units
 from sdcron.sandbox import sandbox_directives
@@ -137,6 +137,15 @@ def _ownership(job: Job, directory: str) -> list[str]:
     ]
 
 
+def _on_record(job: Job) -> list[str]:
+    """What the collector must know of a job and no directive tells."""
+    lines = [f"OutputKeep={job.output.keep}"] if job.output.keep != Output().keep else []
+    lines += [f"Redact={escape(text, Place.VALUE)}" for text in job.output.redact]
+    if job.retry is not None and job.retry.on_exit and job.enabled:
+        lines.append(f"RetryOnExit={' '.join(str(code) for code in job.retry.on_exit)}")
+    return lines
+
+
 def _schedule_as_written(job: Job) -> list[str]:
     if job.schedule is None:
         return []
@@ -175,7 +184,7 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
     unit.append("StartLimitIntervalSec=0")
     unit += _passed_through(job.systemd.unit)
     service += _passed_through(job.systemd.service)
-    return _text([*unit, *service, *_ownership(job, directory)])
+    return _text([*unit, *service, *_ownership(job, directory), *_on_record(job)])
 
 
 def _timer(job: Job, directory: str, triggers: Sequence[str], conditions: Sequence[str]) -> str:

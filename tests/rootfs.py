@@ -38,6 +38,7 @@ PACKAGES = (
     "tzdata",
     "python3",
     "python3-pystemd",
+    "python3-systemd",
     "python3-typer",
     "python3-jsonschema",
     "python3-yaml",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron.files import Files
-from sdcron.installed import Installed, read_installed
-from sdcron.job import Retry
+from sdcron.installed import Installed, read_installed, read_one
+from sdcron.job import Missed, Output, Retry
 from tests.compiled import DIRECTORY, compiled, install, paths_below
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdcron.paths import Paths
+    from sdcron.units import CompiledJob
 
+MINUTE = timedelta(minutes=1)
 JOBS = (
     compiled("plain"),
     compiled("by-hand", None),
@@ -157,3 +159,81 @@ def test_a_job_with_parts_missing_or_edited_is_known_and_differs(tmp_path: Path)
         found = read_installed(paths).jobs["again"]
         assert not found.same_files(job)
         assert found.directory == DIRECTORY
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_one_job_is_read_as_among_all_and_no_directory_is_listed(
+    tmp_path: Path, job: CompiledJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = paths_below(tmp_path)
+    install(paths, JOBS)
+    expected = read_installed(paths).jobs[job.name]
+
+    def listed(*_: object) -> None:
+        raise AssertionError("a directory of 60,000 files would be listed")
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, listed)
+    assert read_one(paths, job.name) == expected
+
+
+def test_one_job_that_is_not_there_or_is_somebody_elses_is_none(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    assert read_one(paths, "a") is None
+    paths.unit_dir.mkdir(parents=True)
+    (paths.unit_dir / "sdcron-a.service").write_text("[Service]\nExecStart=true\n\n[X-Sdcron]\nJob=b\n")
+    (paths.unit_dir / "sdcron-c.timer").symlink_to("/nowhere")
+    assert (read_one(paths, "a"), read_one(paths, "c")) == (None, None)
+
+
+def test_what_the_collector_must_know_of_a_job_is_read_back(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    retry = Retry(timedelta(minutes=5), attempts=3, backoff=2, max_delay=timedelta(minutes=15), on_exit=(75, 7))
+    output = Output(1000, (r"a%\\", "password=.*$"))
+    install(
+        paths,
+        [
+            compiled("all", ("@reboot", "@daily"), retry=retry, output=output, user="a%b", accuracy=MINUTE),
+            compiled("plain", missed=Missed.SKIP),
+            compiled("at-boot", "@reboot"),
+            compiled("by-hand", None, retry=Retry(timedelta(seconds=1), attempts=1), accuracy=2 * MINUTE),
+        ],
+    )
+    found = {name: job for name in ("all", "plain", "at-boot", "by-hand") if (job := read_one(paths, name))}
+    job = found["all"]
+    assert (job.output_keep, job.redact, job.retry_on_exit) == (1000, output.redact, (75, 7))
+    assert job.retry_delays == tuple(minutes * MINUTE for minutes in (5, 10, 15))
+    assert (job.user, job.accuracy, job.persistent, job.boot) == ("a%b", MINUTE, True, True)
+    assert job.digest == job.units["sdcron-all.service"].rpartition("Digest=")[2].strip()
+    plain = found["plain"]
+    assert (plain.output_keep, plain.redact, plain.retry_on_exit, plain.retry_delays) == (65536, (), (), ())
+    assert (plain.user, plain.accuracy, plain.persistent, plain.boot) == (None, timedelta(seconds=1), False, False)
+    assert (found["at-boot"].boot, found["at-boot"].persistent) == (True, False)
+    assert (found["by-hand"].accuracy, found["by-hand"].retry_delays) == (2 * MINUTE, (timedelta(seconds=1),))
+
+
+def test_what_an_edit_made_unreadable_is_the_default(tmp_path: Path) -> None:
+    paths = paths_below(tmp_path)
+    retry = Retry(timedelta(minutes=5), attempts=1, on_exit=(75,))
+    install(paths, [compiled("a", retry=retry, output=Output(1000))])
+    edits = {
+        "sdcron-a.service": [("OutputKeep=1000", "OutputKeep=lots"), ("RetryOnExit=75", "RetryOnExit=x 7")],
+        "sdcron-a.timer": [("AccuracySec=1s", "AccuracySec=often")],
+        "sdcron-a@retry-1.timer": [("OnActiveSec=5min", "OnActiveSec=")],
+    }
+    for name, pairs in edits.items():
+        text = (paths.unit_dir / name).read_text()
+        for before, after in pairs:
+            assert before in text
+            text = text.replace(before, after)
+        (paths.unit_dir / name).write_text(text)
+    job = read_one(paths, "a")
+    assert job is not None
+    assert (job.output_keep, job.retry_on_exit, job.digest) == (65536, (7,), None)
+    assert (job.accuracy, job.retry_delays) == (timedelta(seconds=1), (timedelta(0),))
+    service = paths.unit_dir / "sdcron-a.service"
+    service.write_bytes(service.read_bytes() + b"\xff\n")
+    service.with_name("sdcron-a.timer").unlink()
+    damaged = read_one(paths, "a")
+    assert damaged is not None
+    assert damaged.digest is None

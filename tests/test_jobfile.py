@@ -404,7 +404,6 @@ def test_defaults_that_nobody_inherits_are_checked_too() -> None:
         "notify: {failure: mailto:a@example.org}",
         "ping: https://example.org/x",
         "hosts: [db-*, 'web[12]']",
-        "output: {keep: 64KiB, redact: ['password=\\S+']}",
         "overlap: replace",
     ],
 )

@@ -1,0 +1,192 @@
+"""One run of one job, as it is recorded: its fields, its words, and its JSON form. Pure.
+
+The collector makes these from the journal (the engine from its own events), store.py keeps them, and a line of
+job_status.log is one of them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON form; raised when a field changes its meaning. New fields may come without."""
+
+
+class Trigger(StrEnum):
+    """What started a run."""
+
+    SCHEDULE = "schedule"
+    MISSED = "missed"
+    """A time that fell into downtime, made good."""
+    RETRY = "retry"
+    MANUAL = "manual"
+    AFTER = "after"
+    BOOT = "boot"
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    """It exited with another status than success, or could not be started."""
+    TIMEOUT = "timeout"
+    KILLED = "killed"
+    """It was stopped by an administrator, or died of a signal."""
+    SKIPPED = "skipped"
+    """What `when:` asks for was not there: the command was not started."""
+    ABANDONED = "abandoned"
+    """The machine went down under it, or its end was not recorded anywhere."""
+
+
+FAILED = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.KILLED, Outcome.ABANDONED})
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is kept of one stream: `kept` with a line in the middle that says what was left out, `size` in bytes of all.
+
+    `size` counts what the journal holds: journald drops empty lines and says so nowhere.
+    """
+
+    kept: bytes = b""
+    size: int = 0
+    truncated: bool = False
+
+    def text(self) -> str:
+        r"""As text; a byte that is not UTF-8 is written `\xff`, as Python and most tools do."""
+        return self.kept.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run. Times are microseconds since 1970 UTC, None where they are not known."""
+
+    job: str
+    run_id: str
+    """systemd's invocation id (systemd.exec(5), $INVOCATION_ID); made up where systemd has none."""
+    outcome: Outcome
+    host: str = ""
+    backend: str = "systemd"
+    trigger: Trigger | None = None
+    """None where nothing is left that tells."""
+    attempt: int = 1
+    """1 for a first run, n + 1 for the n-th retry."""
+    scheduled_us: int | None = None
+    started_us: int | None = None
+    finished_us: int | None = None
+    reason: str = ""
+    """Why, in one line, for every outcome but a plain success."""
+    exit_code: int | None = None
+    signal: str | None = None
+    """Such as SIGKILL."""
+    stdout: Output = field(default_factory=Output)
+    stderr: Output = field(default_factory=Output)
+    dropped_lines: int = 0
+    """Lines that journald says it did not keep, and which are not in the counts."""
+    cpu_us: int | None = None
+    memory_peak_bytes: int | None = None
+    next_run_us: int | None = None
+    job_digest: str | None = None
+
+    @property
+    def duration_us(self) -> int | None:
+        """How long it took; None where one end is not known. 0 where the clock was set back under it."""
+        if self.started_us is None or self.finished_us is None:
+            return None
+        return max(self.finished_us - self.started_us, 0)
+
+    @property
+    def lateness_us(self) -> int | None:
+        """How long after its time it started."""
+        if self.scheduled_us is None or self.started_us is None:
+            return None
+        return max(self.started_us - self.scheduled_us, 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape: one such object is a line of job_status.log."""
+        return {
+            "schema": SCHEMA,
+            "job": self.job,
+            "run_id": self.run_id,
+            "host": self.host,
+            "backend": self.backend,
+            "trigger": self.trigger,
+            "attempt": self.attempt,
+            "scheduled_at": rfc3339(self.scheduled_us),
+            "started_at": rfc3339(self.started_us),
+            "finished_at": rfc3339(self.finished_us),
+            "duration_s": seconds(self.duration_us),
+            "lateness_s": seconds(self.lateness_us),
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "stdout": self.stdout.text(),
+            "stderr": self.stderr.text(),
+            "stdout_bytes": self.stdout.size,
+            "stderr_bytes": self.stderr.size,
+            "truncated": self.stdout.truncated or self.stderr.truncated,
+            "dropped_lines": self.dropped_lines,
+            "cpu_s": seconds(self.cpu_us),
+            "memory_peak_bytes": self.memory_peak_bytes,
+            "next_run_at": rfc3339(self.next_run_us),
+            "job_digest": self.job_digest,
+        }
+
+    def line(self) -> bytes:
+        """The record as one line of job_status.log, ASCII only: no reader can be misled by what a job printed."""
+        return json.dumps(self.as_json(), separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def from_json(record: dict[str, Any]) -> Run:
+    """A record that was read back. Raises ValueError, KeyError or TypeError for what `as_json` never writes."""
+    cut = bool(record["truncated"])
+    trigger = record["trigger"]
+    stdout, stderr = (
+        Output(str(record[name]).encode("utf-8", "surrogatepass"), int(record[f"{name}_bytes"]), cut)
+        for name in ("stdout", "stderr")
+    )
+    plain = ("job", "run_id", "host", "backend", "attempt", "reason", "exit_code", "signal", "dropped_lines")
+    return Run(
+        **{name: record[name] for name in (*plain, "memory_peak_bytes", "job_digest")},
+        stdout=stdout,
+        stderr=stderr,
+        outcome=Outcome(record["outcome"]),
+        trigger=Trigger(trigger) if trigger is not None else None,
+        scheduled_us=microseconds(record["scheduled_at"]),
+        started_us=microseconds(record["started_at"]),
+        finished_us=microseconds(record["finished_at"]),
+        cpu_us=round(record["cpu_s"] * 1_000_000) if record["cpu_s"] is not None else None,
+        next_run_us=microseconds(record["next_run_at"]),
+    )
+
+
+def rfc3339(moment_us: int | None) -> str | None:
+    """RFC 3339 with the machine's offset at that time and all six decimals, so that texts of one offset sort."""
+    if moment_us is None:
+        return None
+    return moment_of(moment_us).astimezone().isoformat(timespec="microseconds")
+
+
+def moment_of(moment_us: int) -> datetime:
+    """The time in UTC."""
+    whole, rest = divmod(moment_us, 1_000_000)
+    return datetime.fromtimestamp(whole, tz=UTC).replace(microsecond=rest)
+
+
+def microseconds(text: str | None) -> int | None:
+    """The inverse of `rfc3339`. Raises ValueError."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
+
+
+def seconds(length_us: int | None) -> float | None:
+    """Microseconds as seconds."""
+    return None if length_us is None else length_us / 1_000_000
