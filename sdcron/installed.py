@@ -6,6 +6,7 @@ Reads the unit directory and nothing else; a unit without that section belongs t
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count, repeat, takewhile
@@ -98,7 +99,7 @@ class InstalledJob:
     @property
     def user(self) -> str | None:
         """Whose identity its runs have; None: the service manager's."""
-        return _unescape(_directive(self.units.get(service_name(self.name), ""), "User")) or None
+        return self.directive("User") or None
 
     @property
     def persistent(self) -> bool:
@@ -110,6 +111,10 @@ class InstalledJob:
         """Whether it runs at boot."""
         text = self.units.get(boot_timer_name(self.name)) or self.units.get(timer_name(self.name), "")
         return bool(_directive(text, "OnBootSec") or _directive(text, "OnStartupSec"))
+
+    def directive(self, key: str) -> str:
+        """What the service says, as the value of a directive that takes no list; empty if it does not say it."""
+        return _unescape(_directive(self.units.get(service_name(self.name), ""), key))
 
     def _of_service(self, key: str) -> list[str]:
         """The values of a key in the [X-Sdcron] section of its service."""
@@ -133,7 +138,7 @@ def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
     sections: dict[str, dict[str, list[str]]] = {}
     foreign = {name for directory in _other_directories(paths) for name in _names(directory)}
     for name in _names(paths.unit_dir, skip):
-        text = _read(paths.unit_dir / name)
+        text = _read(f"{paths.unit_dir}/{name}")
         section = _ownership(text) if text is not None else {}
         job = section.get("Job", [""])[0]
         if text is None or not job or not _belongs(name, job):
@@ -223,18 +228,20 @@ def _other_directories(paths: Paths) -> list[Path]:
 
 
 def _names(directory: Path, skip: Collection[str] = ()) -> list[str]:
-    if not directory.is_dir():
-        return []
-    names = [name for name in os.listdir(directory) if name not in skip and name.startswith(PREFIX)]
-    return sorted(
-        name
-        for name in names
-        if name.endswith((".service", ".timer"))
-        and (os.path.islink(directory / name) or os.path.isfile(directory / name))
-    )
+    # The kind of an entry comes with its name: thousands of units are looked at without a call for each.
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.startswith(PREFIX)
+            and entry.name.endswith((".service", ".timer"))
+            and entry.name not in skip
+            and (entry.is_symlink() or entry.is_file())
+        )
+    return []
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Path | str) -> str | None:
     """The text, or None for what apply cannot have written: a dangling or any other link.
 
     A byte that is not UTF-8, as an edit or a damaged disk leaves it, is kept as a lone surrogate (PEP 383).

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from sdcron.schedule import Schedule
 
 
+RESERVED_NAMES = frozenset({"boot", "collector", "engine"})
+"""What no job may be called: the units of these names are sdcron's own."""
+
+
 class Missed(StrEnum):
     """What to do about runs that fell into downtime."""
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from sdcron.errors import Problem
-from sdcron.job import Job, Source
+from sdcron.job import RESERVED_NAMES, Job, Source
 from sdcron.job_draft import Draft
 from sdcron.job_keys import read_defaults, read_job
 from sdcron.job_schema import findings as schema_findings
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Context", "is_job_name", "locate_key", "others_may_write", "parse_text", "read_file", "schema_text"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
-RESERVED_NAMES = frozenset({"boot", "collector", "engine"})
-"""sdcron-NAME.service of these names is sdcron's own."""
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 

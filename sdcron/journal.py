@@ -157,6 +157,10 @@ class Journal:
         """What to poll for new entries."""
         return int(self._reader.fileno())
 
+    def process(self) -> None:
+        """Take notice of what made the descriptor readable: sd_journal_process(3)."""
+        self._reader.process()
+
     def wait(self, seconds: float) -> bool:
         """Wait until something may be new, at most so long; True if so."""
         poll = select.poll()
@@ -166,6 +170,13 @@ class Journal:
                 self._reader.process()
                 return True
         return False
+
+
+def write(message: str, **fields: str) -> None:
+    """An entry of our own, with these fields: sd_journal_send(3)."""
+    from systemd._journal import sendv
+
+    sendv(f"MESSAGE={message}", *(f"{name}={value}" for name, value in fields.items()))
 
 
 def all_stored(seconds: float) -> bool:

@@ -257,6 +257,37 @@ def changing(
         ) from error
 
 
+def keep_recording(place: Place, backend: Backend | None, note: Callable[[str], object], *, jobs: bool) -> None:
+    """Have the collector there if, and as long as, a job of the scope is; call with the lock held.
+
+    `jobs` says that some are known to be applied in this place. `note` hears in one line of what is wrong: the jobs are
+    as they shall be, with or without a record of their runs.
+    """
+    from sdcron import own_units
+
+    persistent, others = (place.other or place.paths, place.paths) if place.transient else (place.paths, place.other)
+    try:
+        here = jobs or bool(installed_jobs(place).jobs)
+        if own_units.is_installed(persistent) if place.transient else here:
+            own_units.ensure(persistent, backend, transient=False)
+        elif here or (others is not None and _any_jobs(others)):
+            if own_units.is_installed(persistent):
+                own_units.withdraw(persistent, backend)
+            own_units.ensure(persistent, backend, transient=True)
+        else:
+            own_units.withdraw(persistent, backend)
+    except (SdcronError, OSError) as error:
+        what = error.message if isinstance(error, SdcronError) else f"{error.filename}: {error.strerror}"
+        advice = error.hint if isinstance(error, SdcronError) else _writing_hint(error)
+        note(f"sdcron: runs are not recorded: {what}; {advice}")
+
+
+def _any_jobs(paths: Paths) -> bool:
+    from sdcron.installed import read_installed
+
+    return bool(read_installed(paths).jobs)
+
+
 def _writing_hint(error: OSError) -> str:
     """What to do when a file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -305,7 +336,8 @@ def verify_passed_through(place: Place, jobs: JobSet, note: Callable[[str], obje
 
 def new_job_file(name: str, directory: Path) -> Path:
     """Write a commented job file. Raises UsageError for a name that cannot be one, or a file that exists."""
-    from sdcron.jobfile import RESERVED_NAMES, is_job_name
+    from sdcron.job import RESERVED_NAMES
+    from sdcron.jobfile import is_job_name
     from sdcron.template import job_template
 
     if name in RESERVED_NAMES:

@@ -1,196 +1,71 @@
-"""Answers about what is applied: the list of jobs and when they run next. Changes nothing."""
+"""What can be asked of sdcron, for its own commands and for programs: the jobs, their runs, and what they print.
+
+    from sdcron import operations, queries
+
+    place = operations.make_place(user=False, root=None, backend="auto")
+    with operations.connect(place) as backend:
+        queries.catch_up(place)
+        for row in queries.status(place, backend, datetime.now(UTC)):
+            print(row.job, row.state, row.last.outcome if row.last else "never ran")
+
+Nothing here changes anything but `catch_up`, which brings the record of runs up to date, and `prune`, which shortens
+it. Times are aware datetimes, but in a Run microseconds since 1970; every answer has `as_json`, the shape that the
+README documents. All functions raise SdcronError, which says what is wrong and what to do.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
+from sdcron.job_log import logs
+from sdcron.job_queries import (
+    DamagedUnitError,
+    JobRow,
+    find_job,
+    job_schedule,
+    list_jobs,
+    next_moments,
+    parse_moment,
+    schedule_seed,
+    try_schedule,
+    unknown_job,
+)
+from sdcron.log_lines import LogLine
+from sdcron.run_queries import (
+    JobDetail,
+    JobStatusRow,
+    RetryWait,
+    catch_up,
+    history,
+    job_status,
+    parse_past,
+    prune,
+    status,
+)
+from sdcron.runs import Outcome, Output, Run, Trigger
 
-from sdcron.entries import FIRST_YEAR, LAST_YEAR
-from sdcron.errors import JobFileError, Problem, ScheduleError, SdcronError, UsageError
-from sdcron.installed import read_installed
-from sdcron.machine import local_timezone, machine_id
-from sdcron.schedule import parse_schedule
-from sdcron.units import service_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sdcron.backends import Backend, UnitState
-    from sdcron.installed import Installed, InstalledJob
-    from sdcron.operations import Place
-    from sdcron.paths import Paths
-    from sdcron.schedule import Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    """One applied job.
-
-    `state` is `waiting`, `running`, `failed`, `disabled`, `by hand`, `at boot`, `stopped` or, when its units do not say
-    a schedule that can be read, `damaged`. `transient` jobs are gone at the next boot.
-    """
-
-    name: str
-    state: str
-    next_run: datetime | None
-    schedule: tuple[str, ...]
-    source: str
-    units: tuple[str, ...]
-    transient: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented JSON shape."""
-        return {
-            "job": self.name,
-            "state": self.state,
-            "next_run_at": self.next_run.isoformat() if self.next_run else None,
-            "schedule": list(self.schedule),
-            "source": self.source,
-            "units": list(self.units),
-            "transient": self.transient,
-        }
-
-
-class DamagedUnitError(SdcronError):
-    """A unit whose [X-Sdcron] section was changed to something that cannot be read."""
-
-
-def list_jobs(place: Place, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
-    """All applied jobs by name, those of the other kind too unless only the transient ones are asked for.
-
-    Without a backend (`--root`) the times are computed from the schedules.
-    """
-    loaded = backend.loaded() if backend else {}
-    rows = _rows(place.paths, backend, loaded, now, transient=place.transient)
-    if place.other is not None and not place.transient:
-        rows += _rows(place.other, backend, loaded, now, transient=True)
-    return tuple(sorted(rows, key=lambda row: row.name))
-
-
-def _rows(
-    paths: Paths, backend: Backend | None, loaded: Mapping[str, UnitState], now: datetime, *, transient: bool
-) -> list[JobRow]:
-    rows = []
-    for name, job in read_installed(paths).jobs.items():
-        following = None
-        try:
-            schedule = job_schedule(paths, job)
-        except DamagedUnitError:
-            state = "damaged"
-        else:
-            state = _state(job, schedule, loaded, online=backend is not None)
-            following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
-        rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units)), transient))
-    return rows
-
-
-def find_job(place: Place, name: str) -> InstalledJob:
-    """One applied job, of either kind. Raises UsageError that names the nearest one."""
-    installed = read_installed(place.paths)
-    if name in installed.jobs:
-        return installed.jobs[name]
-    others = read_installed(place.other).jobs if place.other else {}
-    if name in others:
-        return others[name]
-    raise unknown_job(place, name, installed)
-
-
-def unknown_job(place: Place, name: str, installed: Installed) -> UsageError:
-    """The error for a job that is not applied, with the nearest name, or where else it is, as hint."""
-    import difflib
-
-    if place.other is not None and name in read_installed(place.other).jobs:
-        option = "without --transient" if place.transient else "with --transient"
-        return UsageError(f"job {name} is applied {option}", f"ask for it {option}")
-    near = difflib.get_close_matches(name, installed.jobs, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see the applied ones: sdcron list"
-    return UsageError(f"no job called {name} is applied here", hint)
-
-
-def job_schedule(paths: Paths, job: InstalledJob) -> Schedule | None:
-    """The schedule as it was applied, from the job's unit. Raises DamagedUnitError that names the unit."""
-    if not job.schedule:
-        return None
-    try:
-        return parse_schedule(
-            job.schedule,
-            timezone=job.timezone,
-            local_timezone=local_timezone(paths.root),
-            seed=schedule_seed(job.name, paths),
-            spread=job.spread,
-        )
-    except ScheduleError as error:
-        unit = min(name for name, text in job.units.items() if "\nSchedule=" in text)
-        raise DamagedUnitError(
-            f"the unit {unit} is damaged: {error.message}", "apply the job's file again: it writes the unit anew"
-        ) from error
-
-
-def schedule_seed(name: str, paths: Paths) -> str:
-    """What makes `H` and `spread` stable: the job and the machine."""
-    return f"{name}@{machine_id(paths.root)}"
-
-
-def try_schedule(paths: Paths, text: str, timezone: str | None) -> Schedule:
-    """A schedule from the command line. Raises JobFileError with a caret below what is wrong."""
-    try:
-        return parse_schedule(text, timezone=timezone, local_timezone=local_timezone(paths.root), seed="")
-    except ScheduleError as error:
-        mistakes = getattr(error, "mistakes", ())
-        problems = [
-            Problem("--schedule", 1, mistake.column + 1, mistake.message, "schedule", mistake.hint, text)
-            for mistake in mistakes
-        ]
-        raise JobFileError(
-            tuple(problems) or (Problem("--schedule", 1, 1, error.message, "schedule", error.hint, text),)
-        ) from error
-
-
-def next_moments(schedule: Schedule, start: datetime, count: int) -> tuple[datetime, ...]:
-    """The next `count` times strictly after `start`, fewer if it ends."""
-    moments: list[datetime] = []
-    moment: datetime | None = start
-    while len(moments) < count and moment is not None:
-        moment = schedule.next_after(moment)
-        if moment is not None:
-            moments.append(moment)
-    return tuple(moments)
-
-
-def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
-    """An RFC 3339 time, in the machine's zone if it names none; None is `now`.
-
-    Raises UsageError for anything else, and for a year without schedules.
-    """
-    if text is None:
-        return now
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{text} is not a time", "write it as 2027-03-01T08:00:00+01:00 or 2027-03-01 08:00"
-        ) from error
-    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
-        raise UsageError(f"{text} is not between {FIRST_YEAR} and {LAST_YEAR}", "systemd knows no other years")
-    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(local_timezone(paths.root))).astimezone(UTC)
-
-
-def _state(job: InstalledJob, schedule: Schedule | None, loaded: Mapping[str, UnitState], *, online: bool) -> str:
-    service = loaded.get(service_name(job.name))
-    if service and service.active in ("activating", "active", "deactivating"):
-        return "running"
-    if service and service.active == "failed":
-        return "failed"
-    if not job.active:
-        return "disabled"
-    if schedule is None:
-        return "by hand"
-    calendar = [name for name, text in job.units.items() if "\nOnCalendar=" in text]
-    if not calendar:
-        return "at boot"
-    timers: Sequence[UnitState | None] = [loaded.get(name) for name in calendar]
-    if online and not all(state and state.active == "active" for state in timers):
-        return "stopped"
-    return "waiting"
+__all__ = [
+    "DamagedUnitError",
+    "JobDetail",
+    "JobRow",
+    "JobStatusRow",
+    "LogLine",
+    "Outcome",
+    "Output",
+    "RetryWait",
+    "Run",
+    "Trigger",
+    "catch_up",
+    "find_job",
+    "history",
+    "job_schedule",
+    "job_status",
+    "list_jobs",
+    "logs",
+    "next_moments",
+    "parse_moment",
+    "parse_past",
+    "prune",
+    "schedule_seed",
+    "status",
+    "try_schedule",
+    "unknown_job",
+]

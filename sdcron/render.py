@@ -11,10 +11,11 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from sdcron.doctor import Finding
@@ -59,6 +60,25 @@ def note(text: str) -> None:
 def text_block(text: str) -> None:
     """Text as it is, on stdout."""
     sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+
+
+def flush() -> None:
+    """Hand on what is printed: somebody may be waiting for it at the other end of a pipe."""
+    sys.stdout.flush()
+
+
+def json_line(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """A JSON document of one line on stdout, ASCII only: nothing in it can be taken for the end of a line."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":")) + "\n")
+
+
+def json_array(values: Iterable[Any]) -> None:
+    """A JSON array on stdout, an element a line, each written when it is there."""
+    separator = "["
+    for value in values:
+        sys.stdout.write(f"{separator}\n  {json.dumps(value)}")
+        separator = ","
+    sys.stdout.write("[]\n" if separator == "[" else "\n]\n")
 
 
 def as_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
@@ -125,8 +145,13 @@ def plan_json(todo: Plan) -> dict[str, Any]:
     }
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns on a terminal; in a pipe the cells of a row with tabs between, no headings."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], colours: Iterable[Mapping[int, str]] | None = None
+) -> None:
+    """Columns on a terminal; in a pipe the cells of a row with tabs between, no headings.
+
+    `colours` has for each row the colours of its cells, by their position.
+    """
     rows = [tuple(map(plain, row)) for row in rows]
     if not is_terminal(sys.stdout):
         for row in rows:
@@ -134,8 +159,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         return
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
     line(paint(_columns(headings, widths), "bold", sys.stdout))
-    for row in rows:
-        line(_columns(row, widths))
+    for row, colour in zip(rows, colours or repeat({}), strict=False):
+        line(_columns(row, widths, colour))
 
 
 def moment(when: datetime | None, now: datetime) -> str:
@@ -146,15 +171,18 @@ def moment(when: datetime | None, now: datetime) -> str:
     return f"{text} ({distance(when - now)})" if is_terminal(sys.stdout) else when.isoformat(timespec="seconds")
 
 
-def distance(left: timedelta) -> str:
-    """`in 5min`, `in 3h 20min`, `2d ago`: the largest unit, and the next smaller one if there is any of it."""
+def distance(left: timedelta, parts: int = 2) -> str:
+    """`in 5min`, `in 3h 20min`, `2d ago`: the largest unit, and the next smaller one if there is any of it.
+
+    With `parts` 1 the largest unit only.
+    """
     seconds = round(abs(left.total_seconds()))
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     first = next((index for index, (_, size) in enumerate(units) if seconds >= size), None)
     if first is None:
         return "now"
     words = []
-    for name, size in units[first : first + 2]:
+    for name, size in units[first : first + parts]:
         count, seconds = divmod(seconds, size)
         words += [f"{count}{name}"] if count else []
     return f"in {' '.join(words)}" if left.total_seconds() > 0 else f"{' '.join(words)} ago"
@@ -204,8 +232,15 @@ def now_utc() -> datetime:
     return datetime.now(UTC)
 
 
-def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+def _columns(cells: Sequence[str], widths: Sequence[int], colours: Mapping[int, str] | None = None) -> str:
+    last = max((index for index, cell in enumerate(cells) if cell), default=0)
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)][: last + 1]
+    padded[last] = padded[last].rstrip()
+    for index, colour in (colours or {}).items():
+        if index <= last:
+            text = padded[index].rstrip()
+            padded[index] = paint(text, colour, sys.stdout) + padded[index][len(text) :]
+    return "  ".join(padded)
 
 
 def _diff(text: str) -> None:

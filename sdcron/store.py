@@ -56,6 +56,8 @@ class Batch:
     """Job and state, by run id."""
     memories: dict[str, str] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
+    dropped: list[tuple[str, int]] = field(default_factory=list)
+    """Jobs, and lines of their last recorded run of which journald told only now that it dropped them."""
 
 
 class Store:
@@ -147,12 +149,11 @@ class Store:
                 batch.memories.items(),
             )
             connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", batch.meta.items())
+            connection.executemany(
+                "UPDATE runs SET dropped_lines = dropped_lines + ? WHERE id = (SELECT max(id) FROM runs WHERE job = ?)",
+                [(lines, job) for job, lines in batch.dropped],
+            )
         return fresh
-
-    def add_dropped(self, run_id: str, lines: int) -> None:
-        """Lines of a recorded run of which journald told only later that it had dropped them."""
-        with self._writing() as connection:
-            connection.execute("UPDATE runs SET dropped_lines = dropped_lines + ? WHERE run_id = ?", (lines, run_id))
 
     def meta(self) -> dict[str, str]:
         """All of the collector's own values."""
@@ -216,6 +217,11 @@ class Store:
             name: JobStatus(unpacked(last, *(output or (b"", b""))), success, failures)
             for name, last, success, failures, *output in rows
         }
+
+    def newest_id(self) -> int:
+        """The highest row id there is, 0 for none."""
+        with _guarded(self._path):
+            return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0])
 
     def running(self) -> dict[str, tuple[str, str]]:
         """As `open_runs`."""

@@ -45,6 +45,7 @@ class FakeBackend:
     memory: dict[str, Loaded] = field(default_factory=dict)
     wanted: set[str] = field(default_factory=set)
     elapse: dict[str, datetime] = field(default_factory=dict)
+    running: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     accidents: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
@@ -68,6 +69,10 @@ class FakeBackend:
             for name, unit in self.memory.items()
         }
 
+    def in_use(self) -> Mapping[str, UnitState]:
+        """What is not inactive."""
+        return {name: state for name, state in self.loaded().items() if state.active != "inactive"}
+
     def active_timers(self) -> Mapping[str, UnitState]:
         """The timers among them that are active."""
         return {
@@ -76,7 +81,7 @@ class FakeBackend:
 
     def is_active(self, name: str) -> bool:
         """Whether it is active."""
-        return self.memory[name].active == "active"
+        return name in self.memory and self.memory[name].active == "active"
 
     def is_waiting(self, timer: str) -> bool:
         """Whether a test has given it a time to come."""
@@ -94,7 +99,19 @@ class FakeBackend:
         """What the test says."""
         return self.elapse.get(timer)
 
-    def start(self, names: Sequence[str]) -> None:
+    def is_outdated(self, name: str) -> bool:
+        """Whether its file has another text."""
+        return self.memory[name].text != self._read(name)
+
+    def wait_ends(self, timer: str) -> datetime | None:
+        """What the test says."""
+        return self.elapse.get(timer)
+
+    def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
+        """What the test says."""
+        return self.running.get(service)
+
+    def start(self, names: Sequence[str], *, wait: bool = True) -> None:  # noqa: ARG002
         """Start one after the other; the first refusal is raised when all were asked for, as systemd's jobs are."""
         failed = []
         for name in names:

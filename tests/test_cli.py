@@ -47,6 +47,13 @@ def jobs(tmp_path: Path) -> Path:
     return directory
 
 
+def root_with_sdcron(parent: Path) -> Path:
+    """The file system of another machine, which has the package."""
+    (parent / "root/usr/bin").mkdir(parents=True)
+    (parent / "root/usr/bin/sdcron").touch()
+    return parent / "root"
+
+
 def write(path: Path, text: str) -> None:
     """A job file as an administrator's umask leaves it."""
     path.write_text(text)
@@ -111,8 +118,7 @@ def test_apply_below_a_root_writes_units_and_links_and_a_second_one_nothing(
 ) -> None:
     # Else the record takes in job files as new as these by and by.
     monkeypatch.setattr("sdcron.record._SETTLED_NANOSECONDS", -(10**9))
-    root = tmp_path / "root"
-    root.mkdir()
+    root = root_with_sdcron(tmp_path)
     code, out, err = sdcron("apply", jobs, "--root", root)
     assert (code, out, err) == (0, "+ add backup\n+ add hello\n2 added, 0 unchanged\n", "")
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
@@ -285,8 +291,7 @@ def test_a_unit_with_bytes_that_are_not_utf_8_is_brought_back_byte_by_byte_after
 def test_a_record_of_the_last_apply_with_odd_members_is_no_obstacle(
     member: str, value: object, jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
 ) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
+    root = root_with_sdcron(tmp_path)
     sdcron("apply", jobs, "--root", root)
     kept = root / "var/lib/sdcron/applied.json"
     record = json.loads(kept.read_text())

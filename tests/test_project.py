@@ -20,15 +20,17 @@ PACKAGE = ROOT / "sdcron"
 #: Every module, in the order of the design: each may import those before it, and none after it. A new module gets its
 #: place here first.
 ORDER = """
-    errors paths span files
+    errors paths span files runs output
     entries cron daylight machine calendars intervals oncalendar schedule
     job
     yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_keys jobfile template
+    settings log_files status_log
     escape sandbox retry units verify
     jobset
     installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
-    plan record step apply apply_transient
-    operations queries doctor
+    plan record step apply apply_transient own_units
+    store_rows store journal definition trigger open_run streams fold recorder boot
+    operations job_queries collector queries doctor
     render
     cli.options cli.applying cli.asking cli __main__
 """.split()
@@ -38,7 +40,8 @@ CONFINED = {
     "yaml": {"yaml_nodes"},
     "jsonschema": {"job_schema"},
     "pystemd": {"backends.systemd"},
-    "typer": {"cli", "cli.applying", "cli.asking", "cli.options"},
+    "systemd": {"journal"},
+    "typer": {"cli", "cli.applying", "cli.asking", "cli.collecting", "cli.options"},
     "rich": {"render"},
     "croniter": set(),
 }

@@ -21,6 +21,20 @@ class UnitState:
     sub: str
 
 
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """What the manager knows of a service's last run, now. Times and lengths are microseconds."""
+
+    run_id: str
+    active: bool
+    result: str = ""
+    exit_kind: str = ""
+    exit_status: int | None = None
+    finished_us: int | None = None
+    cpu_us: int | None = None
+    memory_peak_bytes: int | None = None
+
+
 class Backend(Protocol):
     """The service manager of one scope. Every method raises BackendError with what to do."""
 
@@ -32,6 +46,9 @@ class Backend(Protocol):
 
     def loaded(self) -> Mapping[str, UnitState]:
         """All units named `sdcron-…` that the manager has in memory."""
+
+    def in_use(self) -> Mapping[str, UnitState]:
+        """Those of them that are not inactive: what runs, what failed, the timers that wait."""
 
     def active_timers(self) -> Mapping[str, UnitState]:
         """Those of them that are timers and active: a fraction of all, and all that an apply must know."""
@@ -49,10 +66,22 @@ class Backend(Protocol):
         """Units named `sdcron-…` that failed after their file had gone: their failed state is all that is left."""
 
     def next_elapse(self, timer: str) -> datetime | None:
-        """When a timer elapses next, in UTC; None if never or unknown."""
+        """When a timer elapses next by the calendar, in UTC; None if never or unknown."""
 
-    def start(self, names: Sequence[str]) -> None:
-        """Start units and wait until each is active."""
+    def wait_ends(self, timer: str) -> datetime | None:
+        """When the wait ends that a timer began when it was started, in UTC; None if it has ended."""
+
+    def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
+        """Invocation id of what a service runs now, and since when, in UTC; None if it runs nothing."""
+
+    def is_outdated(self, name: str) -> bool:
+        """Whether the manager holds another text of a unit than its files have now."""
+
+    def last_run(self, service: str) -> LastRun | None:
+        """What the manager still knows of a service's last run; None if it does not have it in memory."""
+
+    def start(self, names: Sequence[str], *, wait: bool = True) -> None:
+        """Start units, and wait until each is active unless told otherwise."""
 
     def stop(self, names: Sequence[str]) -> None:
         """Stop units and wait until each is inactive."""

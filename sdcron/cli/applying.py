@@ -109,6 +109,7 @@ def apply(
                 raise typer.Exit(ExitCode.FAILED)
         applier.carry_out(todo)
         operations.remember(place, desired)
+        operations.keep_recording(place, manager, render.note, jobs=bool(desired.same or desired.compiled))
     progress.end()
     if not desired.found.chosen:
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
@@ -171,6 +172,7 @@ def remove(
             raise typer.Exit(ExitCode.FAILED)
         todo = removal_plan(jobs, installed)
         applier.carry_out(todo)
+        operations.keep_recording(place, manager, render.note, jobs=bool(installed.jobs.keys() - jobs))
     if json:
         render.as_json(render.plan_json(todo))
         return

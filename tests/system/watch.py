@@ -22,6 +22,11 @@ RAN = "/root/ran"
 #: What busctl calls the manager.
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 
+#: sdcron's own units, which the first apply brings and the last remove takes: tests/system/test_own_units.py. What other
+#: tests ask is about the units of jobs, and the collector works and writes whenever it has something to do.
+OWN_UNITS = ("sdcron-boot.service", "sdcron-collector.service")
+_COLLECTORS = ("/var/lib/sdcron/runs", "/run/sdcron/collector")
+
 _BUS_LOG = "/root/bus.log"
 _MATCH = "type='method_call',interface='org.freedesktop.systemd1.Manager'"
 _READING = {"GetUnit", "ListUnitsByPatterns"}
@@ -55,6 +60,8 @@ def calls_to_systemd(machine: Machine) -> Iterator[list[str]]:
     for line in machine.read(_BUS_LOG).splitlines():
         message = json.loads(line)
         data = message["payload"].get("data") or [""]
+        if data[0] in OWN_UNITS:
+            continue
         if message["member"] not in _READING and (message["member"] == "Reload" or "sdcron-" in str(data[0])):
             calls.append(f"{message['member']} {data[0]}".strip())
 
@@ -68,7 +75,8 @@ def _heard(machine: Machine, marker: str) -> bool:
 def looks(machine: Machine) -> dict[str, str]:
     """Inode, size, mode and times of every file and directory that an apply may write to, by path."""
     lines = machine.run(["sh", "-c", _LOOK]).stdout.splitlines()
-    return dict(line.split(" ", 1) for line in lines)
+    found = dict(line.split(" ", 1) for line in lines)
+    return {path: look for path, look in found.items() if not path.startswith(_COLLECTORS)}
 
 
 def write_jobs(machine: Machine, jobs: dict[str, str], directory: str = JOBS) -> None:
@@ -92,9 +100,10 @@ def forget_runs(machine: Machine) -> None:
 
 
 def units_in_memory(machine: Machine) -> dict[str, list[str]]:
-    """All units of sdcron that systemd knows: LOAD, ACTIVE and SUB by name."""
+    """All units of jobs that systemd knows: LOAD, ACTIVE and SUB by name."""
     listing = machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "sdcron-*"]).stdout
-    return {fields[0]: fields[1:4] for fields in (line.split() for line in listing.splitlines())}
+    rows = [line.split() for line in listing.splitlines()]
+    return {fields[0]: fields[1:4] for fields in rows if fields[0] not in OWN_UNITS}
 
 
 def anything_of(machine: Machine, *names: str) -> list[str]:

@@ -1,0 +1,425 @@
+"""The collector of one scope: opens what it needs, follows the journal, answers who wants it to be up to date.
+
+One process at a time, by a lock. Without one that runs, `status` and `history` collect by themselves. A database or
+log that is damaged is set aside, and rebuilt from the logs and from what the journal still has.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import pwd
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.definition import Definitions
+from sdcron.errors import BackendError, LockHeldError, SdcronError
+from sdcron.files import make_directory
+from sdcron.fold import Fold
+from sdcron.journal import Journal, all_stored
+from sdcron.paths import Scope
+from sdcron.recorder import Recorder, position_of
+from sdcron.settings import read_settings
+from sdcron.status_log import StatusLog
+from sdcron.store import Batch, DamagedStoreError, Store, set_aside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sdcron.backends import Backend, LastRun
+    from sdcron.operations import Place
+    from sdcron.paths import Paths
+
+DATABASE = "runs.db"
+_LOCK = "collect.lock"
+_SOCKET = "sync"
+_ANSWER_SECONDS = 15.0
+"""How long `status` waits for a collector that is behind."""
+_LONG_SECONDS = 900.0
+"""The same after a boot, when there may be much to read."""
+_STARTING_SECONDS = 20.0
+_MANAGER_SECONDS = 30.0
+_RETRY_SECONDS = 2.0
+_CHECKED_BYTES = 256 * 1024 * 1024
+"""Larger databases are not looked through at the start; SQLite finds damage when it comes upon it."""
+
+Tell = Callable[[str], object]
+"""Hears what a person should know, one line at a time."""
+
+
+def database(paths: Paths) -> Path:
+    """Where the runs of a scope are kept."""
+    return paths.runs_dir / DATABASE
+
+
+@contextmanager
+def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorder, Journal]]:
+    """Hold the collector's lock and give what records, all opened and brought to one state; `tell` hears in one line.
+
+    Raises LockHeldError if another one collects and `wait` is false, BackendError without a journal, SdcronError and
+    OSError for what cannot be opened or written.
+    """
+    paths = place.paths
+    with ExitStack() as stack:
+        settings = read_settings(paths.config_file)
+        manager = stack.enter_context(_Manager(place))
+        journal = Journal()
+        stack.callback(journal.close)
+        stack.enter_context(_as_owner(paths))
+        _make_private(paths.runs_dir)
+        stack.enter_context(_lock(paths, wait=wait))
+        log = StatusLog(paths.log_dir, settings)
+        stack.callback(log.close)
+        store = _open_store(paths, log, tell)
+        stack.callback(store.close)
+        uid = os.getuid() if paths.scope is Scope.USER else 0
+        fold = Fold(paths.scope, uid, _definitions(place, uid), store.is_recorded)
+        meta = store.meta()
+        fold.restore(meta, store.open_runs(), store.memories())
+        cursor = meta.get("cursor")
+        if cursor is None:
+            journal.seek_head()
+        elif not journal.seek_cursor(cursor):
+            tell("the journal no longer has what comes right after the last entry that was read; runs may be missing")
+        recorder = Recorder(
+            journal, fold, store, log, settings, boot_id=_boot_id(), all_stored=all_stored, last_run=manager
+        )
+        recovery = log.recover(position_of(meta.get("log")), store.newest_id(), time.time_ns() // 1000)
+        for note in recovery.notes:
+            tell(note)
+        recorder.log_again(recovery.append_after)
+        yield recorder, journal
+
+
+def collect_once(place: Place, tell: Tell) -> None:
+    """Read to the end of the journal, and keep what it tells. Raises as `recording`."""
+    with recording(place, tell, wait=False) as (recorder, _):
+        recorder.catch_up()
+
+
+def serve(place: Place, tell: Tell) -> None:
+    """Follow the journal until SIGTERM or SIGINT. What goes wrong is told once, and tried again for ever."""
+    gc.enable()
+    with _Ending() as ending, _listening(place.paths) as listener:
+        told = ""
+        while not ending.asked:
+            try:
+                with recording(place, tell, wait=True) as (recorder, journal):
+                    told = ""
+                    _follow(recorder, journal, listener, ending)
+            except DamagedStoreError as error:
+                tell(f"{error.message}; it is set aside and made anew")
+                _set_aside(place.paths)
+            except (SdcronError, OSError) as error:
+                message = error.message if isinstance(error, SdcronError) else f"{error.filename}: {error.strerror}"
+                if message != told:
+                    tell(f"{message}; trying again until it works")
+                    told = message
+                ending.wait(_RETRY_SECONDS)
+
+
+def catch_up(place: Place) -> tuple[str, ...]:
+    """Have everything recorded that has happened until now; returns what a person should know, one line each.
+
+    Asks the collector that runs; without one reads the journal here, if the caller may. Raises nothing.
+    """
+    if place.offline:
+        return ()
+    notes: list[str] = []
+    answered = _ask(place.paths)
+    if answered:
+        return ()
+    if answered is False:
+        return (
+            f"the collector is behind, or busy for more than {_ANSWER_SECONDS:.0f} s: see journalctl {_unit(place)}",
+        )
+    if not _may_write(place.paths):
+        return (f"the collector does not run, so the latest runs may be missing: {_start_it(place)}",)
+    try:
+        try:
+            collect_once(place, notes.append)
+        except DamagedStoreError as error:
+            notes.append(f"{error.message}; it is set aside and made anew")
+            _set_aside(place.paths)
+            collect_once(place, notes.append)
+    except LockHeldError:
+        notes.append("another sdcron is collecting just now, so the latest runs may be missing")
+    except (SdcronError, OSError) as error:
+        notes.append(f"the latest runs may be missing: {error}")
+    return tuple(notes)
+
+
+def after_boot(place: Place) -> int:
+    """Arm the retries that earlier boots left to this one; returns how many. Raises SdcronError, OSError."""
+    from sdcron.boot import arm, owed_retries
+    from sdcron.journal import write
+    from sdcron.operations import connect
+    from sdcron.units import PREFIX
+
+    def tell(job: str, text: str) -> None:
+        write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
+
+    deadline = time.monotonic() + _STARTING_SECONDS
+    # The collector has been started just before.
+    while (answered := _ask(place.paths, _LONG_SECONDS)) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for note in catch_up(place) if not answered else ():
+        tell_journal(note)
+    store = Store.read(database(place.paths))
+    if store is None:
+        return 0
+    try:
+        owed = tuple(owed_retries(store, _boot_id()))
+    finally:
+        store.close()
+    if not owed:
+        return 0
+    with connect(place) as backend:
+        return sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
+
+
+def _unit(place: Place) -> str:
+    return "--user -u sdcron-collector" if place.user else "-u sdcron-collector"
+
+
+def _start_it(place: Place) -> str:
+    return f"{'systemctl --user' if place.user else 'sudo systemctl'} start sdcron-collector"
+
+
+def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, ending: _Ending) -> None:
+    import select
+
+    recorder.catch_up()
+    poll = select.poll()
+    for descriptor in (listener.fileno(), ending.fileno()):
+        poll.register(descriptor, select.POLLIN)
+    while not ending.asked:
+        wait = recorder.step()
+        # The journal's own descriptor may change when its files are opened anew.
+        poll.register(journal.fileno(), select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(wait * 1000)}
+        poll.unregister(journal.fileno())
+        if journal.fileno() in ready:
+            journal.process()
+        if listener.fileno() in ready:
+            _answer(recorder, listener)
+    recorder.catch_up(seconds=2)
+
+
+def _answer(recorder: Recorder, listener: socket.socket) -> None:
+    """Catch up for everybody who waits for it."""
+    waiting = []
+    with suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            waiting.append(connection)
+    try:
+        recorder.catch_up(seconds=_ANSWER_SECONDS)
+    finally:
+        for connection in waiting:
+            with suppress(OSError):
+                connection.send(b"done\n")
+            connection.close()
+
+
+def _ask(paths: Paths, seconds: float = _ANSWER_SECONDS) -> bool | None:
+    """Ask the collector to catch up: whether it did in time; None if none runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(seconds)
+        try:
+            connection.connect(str(paths.collector_dir / _SOCKET))
+            return connection.recv(16) == b"done\n"
+        except TimeoutError:
+            return False
+        except OSError:
+            return None
+
+
+@contextmanager
+def _listening(paths: Paths) -> Iterator[socket.socket]:
+    path = paths.collector_dir / _SOCKET
+    make_directory(path.parent)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as listener:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        # Whoever may ask for the status may have it up to date.
+        path.chmod(0o666)
+        listener.listen(64)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class _Ending:
+    """Notices SIGTERM and SIGINT without being cut short by them."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def __enter__(self) -> _Ending:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+        signal.set_wakeup_fd(self._writer)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def fileno(self) -> int:
+        """Readable once a signal has come."""
+        return self._reader
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not on when a signal comes."""
+        import select
+
+        if not self.asked:
+            select.select([self._reader], [], [], seconds)
+
+
+class _Manager:
+    """Asks the service manager of a job's last run; while it does not answer, it is left alone for a while."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._stack = ExitStack()
+        self._backend: Backend | None = None
+        self._try_again_at = 0.0
+
+    def __enter__(self) -> _Manager:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, job: str) -> LastRun | None:
+        """None also while there is no answer."""
+        from sdcron.operations import connect
+        from sdcron.units import service_name
+
+        try:
+            if self._backend is None:
+                if time.monotonic() < self._try_again_at:
+                    return None
+                self._try_again_at = time.monotonic() + _MANAGER_SECONDS
+                self._backend = self._stack.enter_context(connect(self._place))
+            return self._backend.last_run(service_name(job)) if self._backend is not None else None
+        except BackendError:
+            self._stack.close()
+            self._backend = None
+            return None
+
+
+def _definitions(place: Place, uid: int) -> Definitions:
+    from sdcron.job_queries import job_schedule
+
+    places = [place.paths, *([place.other] if place.other is not None else [])]
+    return Definitions(places, job_schedule, uid)
+
+
+@contextmanager
+def _lock(paths: Paths, *, wait: bool) -> Iterator[None]:
+    descriptor = os.open(paths.runs_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise LockHeldError("another sdcron is collecting", "wait for it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_store(paths: Paths, log: StatusLog, tell: Tell) -> Store:
+    """The database, whole: a damaged one is set aside and made anew from the logs. Raises SdcronError."""
+    path = database(paths)
+    fresh = not path.exists()
+    try:
+        store = Store.create(path)
+        try:
+            if store.size() <= _CHECKED_BYTES:
+                store.check()
+        except BaseException:
+            store.close()
+            raise
+    except DamagedStoreError as error:
+        tell(f"{error.message}; it is set aside as {_set_aside(paths)}, and made anew from the logs and the journal")
+        store, fresh = Store.create(path), True
+    if fresh:
+        for records in log.read_back():
+            store.commit(Batch(closed=list(records.runs)))
+    return store
+
+
+def _set_aside(paths: Paths) -> Path:
+    return set_aside(database(paths), datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+
+
+def _make_private(directory: Path) -> None:
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o750, exist_ok=True)
+
+
+def _may_write(paths: Paths) -> bool:
+    existing = next(path for path in (paths.runs_dir, *paths.runs_dir.parents) if path.exists())
+    return os.access(existing, os.W_OK)
+
+
+@contextmanager
+def _as_owner(paths: Paths) -> Iterator[None]:
+    """Write as the user whose the directory is: root would leave files there that its collector cannot write."""
+    try:
+        status = paths.runs_dir.stat()
+        name = pwd.getpwuid(status.st_uid).pw_name
+    except (FileNotFoundError, KeyError):
+        yield
+        return
+    if os.geteuid() != 0 or status.st_uid == 0 or not stat.S_ISDIR(status.st_mode):
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups(os.getgrouplist(name, status.st_gid))
+    os.setegid(status.st_gid)
+    os.seteuid(status.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
+
+
+def _boot_id() -> str:
+    """The boot that journald notes with every entry. As systemd says it: a sandbox's own /proc has the host's."""
+    told = os.environ.get("SDCRON_BOOT_ID")
+    if told:
+        return told
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip().replace("-", "")
+    except OSError:
+        return ""
+
+
+def tell_journal(text: str) -> None:
+    """A line for the journal, as a service writes it: <5> is a notice (sd-daemon(3))."""
+    sys.stderr.write(f"<5>{text}\n" if os.environ.get("JOURNAL_STREAM") else f"sdcron: {text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,169 @@
+"""A run that is on, or whose record is not closed yet: what the journal has told of it so far. Pure."""
+
+from __future__ import annotations
+
+import signal as signals
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from sdcron.output import KEEP, Capture
+from sdcron.runs import Outcome, Run, Trigger
+
+if TYPE_CHECKING:
+    from sdcron.definition import Definition
+    from sdcron.trigger import Cause
+
+# systemd.exec(5), "Process Exit Codes", and what $SERVICE_RESULT may be.
+_RESULTS = {
+    "success": Outcome.SUCCESS,
+    "exit-code": Outcome.FAILURE,
+    "signal": Outcome.KILLED,
+    "core-dump": Outcome.KILLED,
+    "oom-kill": Outcome.KILLED,
+    "watchdog": Outcome.KILLED,
+    "timeout": Outcome.TIMEOUT,
+    "exec-condition": Outcome.SKIPPED,
+}
+_REASONS = {
+    "timeout": "took longer than its timeout",
+    "oom-kill": "out of memory",
+    "watchdog": "did not answer the watchdog",
+    "exec-condition": "a condition of `when` did not hold",
+    "resources": "systemd could not start it",
+    "start-limit-hit": "started too often",
+    "dependency": "something it needs could not be started",
+    "canceled": "its start was cancelled before it began",
+    "timeout-start": "systemd waited too long to start it",
+}
+CUT_OFF = "cut off: the machine went down without a shutdown"
+SHUT_DOWN = "cut off by a shutdown"
+STOPPED = "stopped by an administrator"
+END_UNKNOWN = "its end is in no journal"
+START_UNKNOWN = "its start is in no journal"
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """One of them. Times are microseconds since 1970; `manager` names the systemd that runs it."""
+
+    job: str
+    run_id: str
+    manager: str
+    host: str = ""
+    started_us: int | None = None
+    trigger: Trigger | None = None
+    attempt: int = 1
+    scheduled_us: int | None = None
+    digest: str | None = None
+    stdout: Capture = field(default_factory=Capture)
+    stderr: Capture = field(default_factory=Capture)
+    streams: dict[str, str] = field(default_factory=dict)
+    """Which of the two a stream of journald's is, by its id."""
+    exit_kind: str = ""
+    """`exited`, `killed` or `dumped`, as systemd says of the main process."""
+    exit_status: int | None = None
+    result: str = ""
+    """systemd's word for how the unit ended."""
+    detail: str = ""
+    """What systemd said of why it could not start."""
+    ended_us: int | None = None
+    done: bool = False
+    """Whether systemd has finished with it: only output may still come."""
+    stopped: str = ""
+    """Why it was stopped, if it was."""
+    cpu_us: int | None = None
+    memory_peak_bytes: int | None = None
+    dropped_lines: int = 0
+    dropped_before: int = 0
+    """The same of lines that may have been those of the run before."""
+    complete: bool = True
+    """Whether journald was heard to have stored all of its output."""
+
+    def begin(self, started_us: int, cause: Cause, definition: Definition | None) -> None:
+        """systemd says that it starts."""
+        self.started_us = started_us
+        self.trigger, self.attempt, self.scheduled_us = cause.trigger, cause.attempt, cause.scheduled_us
+        self.digest = definition.digest if definition is not None else None
+
+    def capture(self, which: str) -> Capture:
+        """The stream of that name."""
+        return self.stdout if which == "stdout" else self.stderr
+
+    def close(self, next_run_us: int | None) -> Run:
+        """The record, by what is known now."""
+        outcome, reason = self._outcome()
+        exited = self.exit_kind == "exited"
+        cut_off = outcome is Outcome.ABANDONED and self.ended_us is None
+        return Run(
+            job=self.job,
+            run_id=self.run_id,
+            outcome=outcome,
+            host=self.host,
+            trigger=self.trigger,
+            attempt=self.attempt,
+            scheduled_us=self.scheduled_us,
+            started_us=self.started_us,
+            finished_us=None if cut_off else self.ended_us,
+            reason="; ".join(filter(None, (reason, *self._unknown()))),
+            # systemd does not say the status of a success, which is mostly 0 and may be one of `success_exit`.
+            exit_code=self.exit_status if exited else 0 if outcome is Outcome.SUCCESS else None,
+            signal=_signal_name(self.exit_status) if self.exit_kind in ("killed", "dumped") else None,
+            stdout=self.stdout.output(),
+            stderr=self.stderr.output(),
+            dropped_lines=self.dropped_lines,
+            cpu_us=self.cpu_us,
+            memory_peak_bytes=self.memory_peak_bytes,
+            next_run_us=next_run_us,
+            job_digest=self.digest,
+        )
+
+    def _outcome(self) -> tuple[Outcome, str]:
+        if self.stopped:
+            return (Outcome.ABANDONED if self.stopped == SHUT_DOWN else Outcome.KILLED), self.stopped
+        if not self.result:
+            return Outcome.ABANDONED, END_UNKNOWN
+        if self.result in (CUT_OFF, END_UNKNOWN):
+            return Outcome.ABANDONED, self.result
+        outcome = _RESULTS.get(self.result, Outcome.FAILURE)
+        reason = _REASONS.get(self.result, "" if self.result in _RESULTS else self.result)
+        if self.detail:
+            reason = f"{reason}: {self.detail}" if reason else self.detail
+        elif self.result == "exit-code":
+            reason = f"exit status {self.exit_status}"
+        elif self.result in ("signal", "core-dump"):
+            reason = f"died of {_signal_name(self.exit_status)}" + (", core dumped" * (self.result == "core-dump"))
+        return outcome, reason
+
+    def _unknown(self) -> list[str]:
+        unknown = [START_UNKNOWN] * (self.started_us is None)
+        if self.dropped_before:
+            unknown.append(f"journald dropped {self.dropped_before} lines of this run or the one before")
+        return unknown + ["its output may be incomplete: journald did not answer"] * (not self.complete)
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("stdout", "stderr")}
+        return {**plain, "stdout": self.stdout.state(), "stderr": self.stderr.state()}
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any], definition: Definition | None) -> Self:
+        """The inverse. Raises KeyError, ValueError or TypeError for anything else."""
+        patterns = definition.patterns if definition is not None else ()
+        captures = {name: Capture.restored(state[name], patterns) for name in ("stdout", "stderr")}
+        trigger = Trigger(state["trigger"]) if state["trigger"] is not None else None
+        return cls(**{**state, **captures, "trigger": trigger})
+
+
+def new_captures(definition: Definition | None) -> tuple[Capture, Capture]:
+    """What takes the two streams of a job's run."""
+    keep, patterns = (definition.keep, definition.patterns) if definition is not None else (KEEP, ())
+    return Capture(keep, patterns), Capture(keep, patterns)
+
+
+def _signal_name(number: int | None) -> str | None:
+    if number is None:
+        return None
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signals.SIGRTMIN}" if number > signals.SIGRTMIN else str(number)

@@ -1,0 +1,145 @@
+"""What is kept of one stream of a run: its head and its tail, without what is to be redacted. Pure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from sdcron.runs import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEEP = 64 * 1024
+"""Bytes kept of each stream unless the job says otherwise."""
+REDACTED = "[redacted]"
+_LONGEST_LINE = 1024 * 1024
+"""Bytes of a line that are looked at as one when there is something to redact."""
+
+Patterns = tuple[re.Pattern[str], ...]
+
+
+def compile_patterns(texts: Iterable[str]) -> Patterns:
+    """The patterns of `output.redact`; one that does not compile any more, after an edit by hand, hides everything."""
+    compiled = []
+    for text in texts:
+        try:
+            compiled.append(re.compile(text))
+        except re.error:
+            compiled.append(re.compile("(?s).+"))
+    return tuple(compiled)
+
+
+def redact(line: bytes, patterns: Patterns) -> bytes:
+    """The line with every match blacked out; bytes that are not UTF-8 stay as they are."""
+    text = line.decode("utf-8", "surrogateescape")
+    for pattern in patterns:
+        text = pattern.sub(REDACTED, text)
+    return text.encode("utf-8", "surrogateescape")
+
+
+class Capture:
+    """Takes a stream piece by piece and keeps at most `keep` bytes: the first half and the last."""
+
+    __slots__ = ("_half", "_head", "_keep", "_line", "_patterns", "_tail", "_total", "size")
+
+    def __init__(self, keep: int = KEEP, patterns: Patterns = ()) -> None:
+        self._keep = keep
+        self._half = keep // 2
+        self._patterns = patterns
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._total = 0
+        """Bytes after redaction."""
+        self._line = bytearray()
+        """The beginning of a line whose end is to come; kept back only if there is something to redact."""
+        self.size = 0
+        """Bytes before redaction."""
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes. Whole lines end in a newline, and what to redact is looked for within a line."""
+        self.size += len(piece)
+        if not self._patterns:
+            self._keep_bytes(piece)
+            return
+        self._line += piece
+        if piece.endswith(b"\n") or len(self._line) > _LONGEST_LINE:
+            self._keep_bytes(redact(bytes(self._line), self._patterns))
+            self._line.clear()
+
+    def _keep_bytes(self, piece: bytes) -> None:
+        self._total += len(piece)
+        room = self._keep - self._half - len(self._head)
+        if room > 0:
+            self._head += piece[:room]
+            piece = piece[room:]
+        if piece:
+            self._tail += piece
+            # Now and then only, so that a long stream is not moved about for each of its lines.
+            if len(self._tail) > 2 * self._half + 4096:
+                del self._tail[: len(self._tail) - self._half]
+
+    def output(self) -> Output:
+        """What is kept now."""
+        line = redact(bytes(self._line), self._patterns) if self._line else b""
+        tail = bytes(self._tail) + line
+        head = bytes(self._head)
+        total = self._total + len(line)
+        if total <= self._keep:
+            return Output(head + tail, self.size)
+        tail = tail[len(tail) - min(self._half, len(tail)) :]
+        # No character is cut in two: what is left of one at the seam goes with what is left out.
+        head, tail = _without_broken_end(head), _without_broken_start(tail)
+        left_out = total - len(head) - len(tail)
+        seam = b"" if head.endswith(b"\n") or not head else b"\n"
+        return Output(head + seam + f"[… {left_out} bytes left out …]\n".encode() + tail, self.size, truncated=True)
+
+    def state(self) -> dict[str, Any]:
+        """All of it as JSON can hold it, redacted: a line that is not over yet as far as it has come."""
+        line = redact(bytes(self._line), self._patterns) if self._line else b""
+        head, tail = bytes(self._head), bytes(self._tail[-self._half :] if self._half else b"")
+        return {
+            "keep": self._keep,
+            "size": self.size,
+            "total": self._total,
+            "head": _packed(head),
+            "tail": _packed(tail),
+            "line": _packed(line),
+        }
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], patterns: Patterns) -> Self:
+        """The inverse of `state`. Raises KeyError, ValueError or TypeError for anything else."""
+        capture = cls(int(state["keep"]), patterns)
+        capture.size, capture._total = int(state["size"]), int(state["total"])
+        capture._head += _unpacked(state["head"])
+        capture._tail += _unpacked(state["tail"])
+        capture._line += _unpacked(state["line"])
+        return capture
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _unpacked(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _without_broken_end(piece: bytes) -> bytes:
+    for back in range(1, min(4, len(piece) + 1)):
+        byte = piece[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        # How long the character is that begins here (RFC 3629).
+        length = 2 if byte & 0xE0 == 0xC0 else 3 if byte & 0xF0 == 0xE0 else 4 if byte & 0xF8 == 0xF0 else 1
+        return piece[:-back] if length > back else piece
+    return piece
+
+
+def _without_broken_start(piece: bytes) -> bytes:
+    start = 0
+    while start < min(3, len(piece)) and piece[start] & 0xC0 == 0x80:
+        start += 1
+    return piece[start:]

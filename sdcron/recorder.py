@@ -1,0 +1,307 @@
+"""Reads the journal from a cursor on and keeps one record a run: what ties fold.py, store.py and status_log.py.
+
+Order, and why: what was read is committed first, the cursor with it; then the lines of new records are appended to the
+log. A crash in between is made good by the next start, which appends what the log lacks. A record closes only when
+its output is complete: when systemd is done with the run and journald has, twice, gone round all its streams and
+nothing more came.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from sdcron.open_run import END_UNKNOWN, OpenRun
+from sdcron.status_log import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sdcron.backends import LastRun
+    from sdcron.fold import Fold
+    from sdcron.runs import Run
+    from sdcron.settings import Settings
+    from sdcron.status_log import StatusLog
+    from sdcron.store import Store
+
+_READ_SECONDS = 0.5
+"""How long entries are taken until what they told is committed."""
+_READ_ENTRIES = 50_000
+_CURSOR_ENTRIES = 200_000
+_CURSOR_SECONDS = 300.0
+"""How far, and how long, the cursor may go on without a commit while there is nothing else to commit."""
+_ROUND_SECONDS = 2.0
+_QUIET_ROUNDS = 2
+_GIVE_UP_SECONDS = 60.0
+"""How long journald may fail to answer until a record is closed with a word about it."""
+_PAST_US = 60_000_000
+"""A run that ended so long before the entry being read has all its output."""
+_PENDING = 4000
+"""Ended runs that may wait for their output: an old journal is to take no more memory than a new one."""
+_RECONCILE_SECONDS = 60.0
+_MAINTENANCE_SECONDS = 600.0
+
+
+class Entries(Protocol):
+    """The journal, as the collector uses it: see journal.Journal."""
+
+    def next(self) -> bool:
+        """Go to the next entry; False if there is none yet."""
+
+    def get(self, field: str) -> bytes | None:
+        """A field of the entry."""
+
+    def realtime_us(self) -> int:
+        """When journald got it."""
+
+    def cursor(self) -> str:
+        """What brings a reader back to it."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An ended run whose output is watched."""
+
+    since: float
+    size: int
+    quiet: int = 0
+
+
+class Recorder:
+    """One scope's. The caller holds the lock, opened everything, and brought the log to the store's position."""
+
+    def __init__(
+        self,
+        entries: Entries,
+        fold: Fold,
+        store: Store,
+        log: StatusLog,
+        settings: Settings,
+        *,
+        boot_id: str,
+        all_stored: Callable[[float], bool],
+        last_run: Callable[[str], LastRun | None] = lambda _: None,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        """`boot_id` is that of the machine now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
+        self._entries = entries
+        self._fold = fold
+        self._store = store
+        self._log = log
+        self._settings = settings
+        self._boot_id = boot_id
+        self._all_stored = all_stored
+        self._last_run = last_run
+        self._now_us = now_us
+        self._cursor: str | None = None
+        self._uncommitted = 0
+        self._committed_at = time.monotonic()
+        self._waiting: dict[str, _Waiting] = {}
+        self._reconciled_at: float | None = None
+        self._maintained_at: float | None = None
+        self._log_is_behind = False
+
+    # Reading
+
+    def read(self) -> bool:
+        """Take entries for a moment; True when there are no more now."""
+        entries, feed = self._entries, self._fold.feed
+        deadline = time.monotonic() + _READ_SECONDS
+        count, at_end = 0, False
+        while count < _READ_ENTRIES:
+            if not entries.next():
+                at_end = True
+                break
+            feed(entries.get, entries.realtime_us())
+            count += 1
+            if not count % 512:
+                if time.monotonic() > deadline:
+                    break
+                self._close_past(entries.realtime_us())
+        if count:
+            self._cursor = entries.cursor() if not at_end else self._cursor_at_end()
+            self._uncommitted += count
+        return at_end
+
+    def _cursor_at_end(self) -> str | None:
+        try:
+            return self._entries.cursor()
+        except OSError:  # the entry went while it was looked at
+            return self._cursor
+
+    def _close_past(self, at_us: int) -> None:
+        """Close what ended long before the entry being read: an old journal is read without waiting for anybody."""
+        ended = self._fold.ended()
+        surplus = len(ended) - _PENDING
+        for number, run in enumerate(ended):
+            if number < surplus or (run.ended_us or 0) < at_us - _PAST_US:
+                self._close(run)
+
+    # Closing
+
+    def settle(self) -> bool:
+        """Close the ended runs whose output is complete; True if none is left. Call at the end of the journal."""
+        # Nothing is to come of another boot; where the journal is lost at each, this is how its runs are noticed.
+        self._fold.abandon_other_boots(self._boot_id)
+        ended = self._fold.ended()
+        if not ended:
+            return True
+        now = time.monotonic()
+        for run in ended:
+            self._waiting.setdefault(run.run_id, _Waiting(now, _size(run)))
+        answered = self._all_stored(_ROUND_SECONDS)
+        if answered and not self.read():
+            return False  # there is more than can be read at once
+        for run in self._fold.ended():
+            waiting = self._waiting.setdefault(run.run_id, _Waiting(now, _size(run)))
+            size = _size(run)
+            waiting.quiet = waiting.quiet + 1 if answered and size == waiting.size else 0
+            waiting.size = size
+            if waiting.quiet >= _QUIET_ROUNDS:
+                self._close(run)
+            elif not answered and now - waiting.since > _GIVE_UP_SECONDS:
+                run.complete = False
+                self._close(run)
+        return not self._fold.ended()
+
+    def _close(self, run: OpenRun) -> None:
+        waiting = self._waiting.pop(run.run_id, None)
+        if waiting is not None:
+            last = self._last_run(run.job)
+            if last is not None and last.run_id == run.run_id:
+                run.cpu_us = last.cpu_us if last.cpu_us is not None else run.cpu_us
+                run.memory_peak_bytes = last.memory_peak_bytes or run.memory_peak_bytes
+        self._fold.close(run)
+
+    def reconcile(self) -> None:
+        """Ask the manager for runs whose end the journal does not have: it was vacuumed, or its disk was full."""
+        lost: dict[str, LastRun] = {}
+        for run in self._fold.runs.values():
+            last = self._last_run(run.job) if not run.done else None
+            if last is not None and not (last.active and last.run_id == run.run_id):
+                lost[run.run_id] = last
+        # What it says of their ends may be on its way: the journal is believed first.
+        for _ in range(_QUIET_ROUNDS if lost else 0):
+            if not self._all_stored(_ROUND_SECONDS) or not self.read():
+                return
+        for run_id, last in lost.items():
+            open_run = self._fold.runs.get(run_id)
+            if open_run is None or open_run.done:
+                continue
+            if last.run_id == run_id:
+                open_run.result, open_run.ended_us = last.result, last.finished_us
+                open_run.exit_kind, open_run.exit_status = last.exit_kind, last.exit_status
+            else:
+                open_run.result = open_run.result or END_UNKNOWN
+            open_run.done = True
+            self._fold.touch(open_run)
+
+    def reconcile_if_due(self) -> None:
+        """The same now and then, as long as something runs; and once at the start."""
+        now = time.monotonic()
+        if self._reconciled_at is None or (self._fold.runs and now - self._reconciled_at > _RECONCILE_SECONDS):
+            self._reconciled_at = now
+            self.reconcile()
+
+    # Keeping
+
+    def commit(self, *, cursor_too: bool = False) -> list[Run]:
+        """Keep what is new, and log it; returns the new records.
+
+        Raises StoreWriteError or OSError when it cannot be kept: then all of this is to be opened anew.
+        """
+        batch = self._fold.changes()
+        idle = not (batch.closed or batch.open_runs or batch.memories or batch.dropped)
+        old = time.monotonic() - self._committed_at > _CURSOR_SECONDS or self._uncommitted > _CURSOR_ENTRIES
+        if idle and not (self._uncommitted and (old or cursor_too)) and not self._log_is_behind:
+            return []
+        now_us = self._now_us()
+        if batch.closed:
+            self._log.rotate_if_due(now_us)
+        if self._cursor is not None:
+            batch.meta["cursor"] = self._cursor
+        batch.meta["log"] = json.dumps(asdict(self._log.position))
+        fresh = self._store.commit(batch)
+        self._uncommitted, self._committed_at = 0, time.monotonic()
+        if self._log_is_behind:
+            self.log_again(self._log.position.last_id)
+        elif fresh:
+            # Until it is done: an error leaves a log that is behind, and the next start makes it good.
+            self._log_is_behind = True
+            self._log.append([(row_id, run.line()) for row_id, run in fresh], now_us)
+            self._log_is_behind = False
+        return [run for _, run in fresh]
+
+    def log_again(self, after_id: int) -> None:
+        """Append to the log all that is in the store after a row. Raises OSError."""
+        self._log_is_behind = True
+        lines: list[tuple[int, bytes]] = []
+        for row_id, run in self._store.after(after_id):
+            lines.append((row_id, run.line()))
+            if len(lines) >= 200:
+                self._log.append(lines, self._now_us())
+                lines = []
+        if lines:
+            self._log.append(lines, self._now_us())
+        self._log_is_behind = False
+
+    def maintain_if_due(self) -> None:
+        """Rotate, and forget what is old, now and then."""
+        now = time.monotonic()
+        if self._maintained_at is not None and now - self._maintained_at < _MAINTENANCE_SECONDS:
+            return
+        self._maintained_at = now
+        now_us = self._now_us()
+        self._log.rotate_if_due(now_us)
+        self._log.prune(now_us)
+        keep_us = int(self._settings.keep.total_seconds()) * 1_000_000
+        self._store.prune(now_us - keep_us)
+
+    # All of it
+
+    def catch_up(self, seconds: float = float("inf")) -> bool:
+        """Read to the end, close what has ended, and keep it; False if the time was not enough."""
+        deadline = time.monotonic() + seconds
+        rounds = 0
+        while True:
+            at_end = self.read()
+            # What a manager has said and journald has not stored yet takes such a round, too.
+            if at_end and rounds >= _QUIET_ROUNDS and self.settle():
+                self.reconcile_if_due()
+                if self.settle():
+                    self.commit(cursor_too=True)
+                    return True
+            if at_end and rounds < _QUIET_ROUNDS:
+                self._all_stored(_ROUND_SECONDS)
+                rounds += 1
+            self.commit()
+            if time.monotonic() > deadline:
+                return False
+
+    def step(self) -> float:
+        """Do what there is to do; returns how many seconds may pass until the next, if nothing new comes before."""
+        at_end = self.read()
+        settled = at_end and self.settle()
+        if settled:
+            self.reconcile_if_due()
+            self.maintain_if_due()
+        self.commit()
+        if not at_end:
+            return 0.0
+        if not settled:
+            return 0.05
+        return _RECONCILE_SECONDS if self._fold.runs else _MAINTENANCE_SECONDS
+
+
+def position_of(text: str | None) -> Position | None:
+    """The log's position as `commit` keeps it; None for none, or one that cannot be read."""
+    try:
+        return Position(**json.loads(text)) if text is not None else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _size(run: OpenRun) -> int:
+    return run.stdout.size + run.stderr.size

@@ -1,0 +1,395 @@
+"""Answers about runs: how each job is doing, all about one of them, and the runs on record.
+
+Offered to others by queries.py. Reads the collector's database and asks systemd what runs now.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from sdcron.errors import BackendError, SdcronError, UsageError
+from sdcron.installed import read_one
+from sdcron.job_queries import DamagedUnitError, job_rows, job_schedule, next_moments, parse_moment, unknown_job
+from sdcron.machine import local_timezone
+from sdcron.runs import moment_of, rfc3339
+from sdcron.store import DamagedStoreError, JobStatus, Store
+from sdcron.units import service_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+    from sdcron.backends import Backend, UnitState
+    from sdcron.installed import InstalledJob
+    from sdcron.job_queries import JobRow
+    from sdcron.operations import Place
+    from sdcron.paths import Paths
+    from sdcron.runs import Outcome, Run, Trigger
+
+_RETRY_TIMER = re.compile(r"sdcron-(.+)@retry-(\d+)\.timer")
+_NEVER = JobStatus(None, None, 0)
+_AGO = re.compile(r"(?:\d+(?:ms|[wdhms]))+")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryWait:
+    """A retry that waits for its time: `attempt` is that of the run to come, 2 for the first retry."""
+
+    attempt: int
+    at: datetime | None
+    """None in the moment in which it begins."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape."""
+        return {"attempt": self.attempt, "at": _text(self.at)}
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatusRow:
+    """How one job is doing.
+
+    `state` is one of those of JobRow, or `retry waiting`, or `removed` for a job that is not applied any more.
+    `last` is the last run on record, known also when its record is too old to be kept; without its output.
+    `failures` counts the runs without success since the last one with it; skipped ones do not count.
+    """
+
+    job: str
+    state: str
+    last: Run | None = None
+    last_success_at: datetime | None = None
+    failures: int = 0
+    running_since: datetime | None = None
+    running_id: str | None = None
+    """The run id of what runs now."""
+    next_run: datetime | None = None
+    retry: RetryWait | None = None
+    transient: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape: `last_run` is a record as in job_status.log, but without stdout and stderr."""
+        return {
+            "job": self.job,
+            "state": self.state,
+            "last_run": without_output(self.last) if self.last else None,
+            "last_success_at": _text(self.last_success_at),
+            "failures": self.failures,
+            "running_since": _text(self.running_since),
+            "running_id": self.running_id,
+            "next_run_at": _text(self.next_run),
+            "retry": self.retry.as_json() if self.retry else None,
+            "transient": self.transient,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobDetail:
+    """All about one job. What its units say is empty for a `removed` one; `row.last` is with its output."""
+
+    row: JobStatusRow
+    description: str = ""
+    schedule: tuple[str, ...] = ()
+    timezone: str | None = None
+    """None: the machine's."""
+    source: str = ""
+    directory: str = ""
+    user: str | None = None
+    """None: whom the service manager runs as."""
+    timeout: str | None = None
+    """How long a run may take, as systemd.time(7) writes it; None: as long as it likes."""
+    retry_delays: tuple[timedelta, ...] = ()
+    retry_on_exit: tuple[int, ...] = ()
+    """The exit statuses that are retried; empty: every failure is."""
+    units: tuple[tuple[str, str], ...] = ()
+    """Name and ActiveState (systemctl(1)) of each of its units; `unknown` where no systemd runs."""
+    recent: tuple[Run, ...] = ()
+    """The last runs on record, the newest first, without their output."""
+    next_runs: tuple[datetime, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape: that of the row, `last_run` with its output, and what follows here."""
+        delays = [delay.total_seconds() for delay in self.retry_delays]
+        return {
+            **self.row.as_json(),
+            "last_run": self.row.last.as_json() if self.row.last else None,
+            "description": self.description,
+            "schedule": list(self.schedule),
+            "timezone": self.timezone,
+            "source": self.source,
+            "directory": self.directory,
+            "user": self.user,
+            "timeout": self.timeout,
+            "retries": {"delays_s": delays, "on_exit": list(self.retry_on_exit)} if delays else None,
+            "units": dict(self.units),
+            "recent": [without_output(run) for run in self.recent],
+            "next_runs_at": [_text(moment) for moment in self.next_runs],
+        }
+
+
+def without_output(run: Run) -> dict[str, Any]:
+    """A record without what the run printed."""
+    return {key: value for key, value in run.as_json().items() if key not in ("stdout", "stderr")}
+
+
+def catch_up(place: Place) -> tuple[str, ...]:
+    """Have everything that has ended until now put on record; returns what kept it from that, a line each."""
+    from sdcron import collector
+
+    return collector.catch_up(place)
+
+
+def status(place: Place, backend: Backend | None, now: datetime, *, removed: bool = False) -> tuple[JobStatusRow, ...]:
+    """How every applied job is doing, by name; with `removed` those too that are only on record.
+
+    What ended since the last `catch_up` is not in it. Raises SdcronError.
+    """
+    loaded = backend.in_use() if backend else {}
+    rows = job_rows(place.paths, backend, loaded, now, transient=place.transient)
+    if place.other is not None and place.other.unit_dir.is_dir():
+        rows += job_rows(place.other, backend, loaded, now, transient=not place.transient)
+    with open_store(place) as store:
+        past = store.statuses() if store else {}
+    waits = _waits(backend, loaded)
+    found = [_row(row, past.get(row.name, _NEVER), waits.get(row.name), backend) for row in rows]
+    if removed:
+        applied = {row.name for row in rows}
+        found += [_removed(job, known) for job, known in past.items() if job not in applied and known.last]
+    return tuple(sorted(found, key=lambda row: row.job))
+
+
+def job_status(
+    place: Place, backend: Backend | None, name: str, now: datetime, *, runs: int = 5, times: int = 3
+) -> JobDetail:
+    """All about one job, applied or only on record, with its last `runs` runs and its next `times` times.
+
+    Raises UsageError for a job that is neither, SdcronError.
+    """
+    with open_store(place) as store:
+        past = store.statuses(name).get(name, _NEVER) if store else _NEVER
+        recent = tuple(store.history(name, limit=runs)) if store else ()
+    paths, job = applied_job(place, name)
+    if job is None:
+        if past.last is None:
+            raise _unknown(place, name)
+        return JobDetail(_removed(name, past), recent=recent)
+    loaded = backend.in_use() if backend else {}
+    [row] = job_rows(paths, backend, loaded, now, transient=paths != place.paths, jobs=[job])
+    description = job.directive("Description")
+    return JobDetail(
+        row=_row(row, past, _waits(backend, loaded).get(name), backend),
+        description="" if description == f"sdcron job {name}" else description.removeprefix(f"{name}: "),
+        schedule=job.schedule,
+        timezone=job.timezone,
+        source=job.source,
+        directory=job.directory,
+        user=job.user,
+        timeout=job.directive("TimeoutStartSec") or None,
+        retry_delays=job.retry_delays,
+        retry_on_exit=job.retry_on_exit,
+        units=tuple((unit, _active(unit, loaded, backend)) for unit in sorted(job.units)),
+        recent=recent,
+        next_runs=_next_runs(paths, job, row, now, times),
+    )
+
+
+def history(
+    place: Place,
+    job: str | None = None,
+    *,
+    limit: int | None = None,
+    outcomes: Collection[Outcome] = (),
+    triggers: Collection[Trigger] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    run_id: str = "",
+    output: bool = False,
+) -> Iterator[Run]:
+    """The runs on record, the newest first; with their output if asked.
+
+    `since` and `until` bound when they started. `run_id` may be the beginning of one. Raises UsageError for a job that
+    is neither applied nor on record, and for a beginning that several runs share; SdcronError.
+    """
+    with open_store(place) as store:
+        if run_id and store is not None:
+            run_id = _one_run(store, job, run_id)
+        if job is not None and applied_job(place, job)[1] is None:
+            if store is None or job not in store.statuses(job):
+                raise _unknown(place, job)
+        if store is None:
+            return
+        yield from store.history(
+            job,
+            limit=limit,
+            outcomes=outcomes,
+            triggers=triggers,
+            since_us=_microseconds(since),
+            until_us=_microseconds(until),
+            run_id=run_id,
+            output=output,
+        )
+
+
+def prune(place: Place, before: datetime) -> int:
+    """Forget the runs that ended before; what is known of each job's last run stays. Returns how many.
+
+    Raises SdcronError, as without permission to write.
+    """
+    path = _store_path(place.paths)
+    with open_store(place) as store:
+        if store is None:
+            return 0
+    with _explained(), closing(Store.create(path)) as writable:
+        return writable.prune(_microseconds(before) or 0, thorough=True)
+
+
+def parse_past(paths: Paths, text: str, now: datetime) -> datetime:
+    """A time in the past: RFC 3339, a date, `today`, `yesterday`, or a length of time ago such as `2h` or `1d12h`.
+
+    Raises UsageError.
+    """
+    if _AGO.fullmatch(text):
+        from sdcron.job_values import RefusedValueError, parse_duration
+
+        try:
+            return now - parse_duration(text)
+        except (RefusedValueError, OverflowError) as error:
+            raise UsageError(f"{text} is not a time", "write it as 2h, 3d, yesterday or 2027-03-01 08:00") from error
+    days = {"today": 0, "yesterday": 1}.get(text)
+    if days is None:
+        return parse_moment(paths, text, now)
+    zone = ZoneInfo(local_timezone(paths.root))
+    day = now.astimezone(zone).date() - timedelta(days=days)
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+
+
+@contextmanager
+def open_store(place: Place) -> Iterator[Store | None]:
+    """The database of runs, None where there is none yet. Raises SdcronError with what to do."""
+    path = _store_path(place.paths)
+    with _explained():
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+            return
+        except PermissionError as error:
+            raise SdcronError(f"no permission to read {path}", "run it as root (sudo)") from error
+        store = Store.read(path)
+        try:
+            yield store
+        finally:
+            if store is not None:
+                store.close()
+
+
+def applied_job(place: Place, name: str) -> tuple[Paths, InstalledJob | None]:
+    """One applied job, of either kind, and where; None if there is none of that name."""
+    for paths in (place.paths, place.other):
+        job = read_one(paths, name) if paths is not None and _may_be_a_name(name) else None
+        if paths is not None and job is not None:
+            return paths, job
+    return place.paths, None
+
+
+def _store_path(paths: Paths) -> Path:
+    return paths.runs_dir / "runs.db"
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except DamagedStoreError as error:
+        raise SdcronError(
+            error.message, error.hint or "rebuild it from the journal, with permission to: sudo sdcron collect --once"
+        ) from error
+
+
+def _may_be_a_name(name: str) -> bool:
+    return bool(name) and "/" not in name and "\0" not in name and name not in (".", "..")
+
+
+def _unknown(place: Place, name: str) -> UsageError:
+    from sdcron.installed import read_installed
+
+    return unknown_job(place, name, read_installed(place.paths))
+
+
+def _one_run(store: Store, job: str | None, beginning: str) -> str:
+    """The only run id that begins so. Raises UsageError for several, and for what is none."""
+    text = beginning.lower().replace("-", "")
+    if not re.fullmatch("[0-9a-f]{1,32}", text):
+        raise UsageError(f"{beginning} is not the beginning of a run id", "see them: sdcron history")
+    runs = list(store.history(job, run_id=text, limit=9))
+    if len(runs) > 1:
+        told = "; ".join(f"{run.run_id[:12]} ({run.job}, {rfc3339(run.started_us)})" for run in runs[:8])
+        more = ", and more" if len(runs) > 8 else ""
+        raise UsageError(f"several runs begin with {text}: {told}{more}", "write more of it")
+    return runs[0].run_id if runs else text
+
+
+def _row(row: JobRow, past: JobStatus, wait: RetryWait | None, backend: Backend | None) -> JobStatusRow:
+    state, running = row.state, None
+    if state == "running" and backend is not None:
+        with suppress(BackendError):  # it ended in this moment, and its unit left memory
+            running = backend.run_in_progress(service_name(row.name))
+    elif wait is not None:
+        state = "retry waiting"
+    return JobStatusRow(
+        job=row.name,
+        state=state,
+        last=past.last,
+        last_success_at=moment_of(past.last_success_us) if past.last_success_us is not None else None,
+        failures=past.failures,
+        running_since=running[1] if running else None,
+        running_id=running[0] if running else None,
+        next_run=row.next_run,
+        retry=wait if state == "retry waiting" else None,
+        transient=row.transient,
+    )
+
+
+def _removed(job: str, past: JobStatus) -> JobStatusRow:
+    success = moment_of(past.last_success_us) if past.last_success_us is not None else None
+    return JobStatusRow(job, "removed", past.last, success, past.failures)
+
+
+def _waits(backend: Backend | None, loaded: Mapping[str, UnitState]) -> dict[str, RetryWait]:
+    waits = {}
+    for name, state in loaded.items():
+        timer = _RETRY_TIMER.fullmatch(name) if state.active == "active" and "@retry-" in name else None
+        if timer and backend is not None:
+            at = None
+            with suppress(BackendError):
+                at = backend.wait_ends(name)
+            waits[timer[1]] = RetryWait(int(timer[2]) + 1, at)
+    return waits
+
+
+def _active(unit: str, loaded: Mapping[str, UnitState], backend: Backend | None) -> str:
+    state = loaded.get(unit)
+    return state.active if state else "inactive" if backend else "unknown"
+
+
+def _next_runs(paths: Paths, job: InstalledJob, row: JobRow, now: datetime, times: int) -> tuple[datetime, ...]:
+    if row.next_run is None:
+        return ()
+    try:
+        schedule = job_schedule(paths, job)
+    except DamagedUnitError:
+        return ()
+    return next_moments(schedule, now, times) if schedule else ()
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    if moment is None:
+        return None
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return rfc3339(_microseconds(moment))
