@@ -14,7 +14,6 @@ from sdcron.errors import BackendError
 from sdcron.files import Files
 from sdcron.installed import read_one
 from sdcron.retry import retry_timer_name
-from sdcron.store import Store
 from sdcron.trigger import Memory
 from sdcron.units import service_name
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from sdcron.backends import Backend
     from sdcron.paths import Paths
+    from sdcron.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcron import operations
+from sdcron import operations, own_units
 from sdcron.errors import JobFileError, SdcronError
 from sdcron.paths import Scope
 from sdcron.units import is_sealed
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OLDEST_SYSTEMD = 252
 """The oldest systemd that every behaviour was measured on (Debian 12)."""
+_TRYING_AGAIN = "trying again until it works"
+"""How the collector ends what it says when something keeps it from its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ def examine(place: Place) -> tuple[Finding, ...]:
         with operations.connect(place) as backend:
             if backend is not None:
                 found += [*_manager(backend), *_clock(backend)]
-            found += [*_journal(place), *_permissions(place, installed), *_applied(place, backend, installed)]
+            found += [*_journal(place), *_collector(place, backend, installed)]
+            found += [*_permissions(place, installed), *_applied(place, backend, installed)]
     except SdcronError as error:
         found.append(Finding("error", error.message, error.hint))
         found += [*_journal(place), *_permissions(place, installed)]
@@ -89,6 +92,42 @@ def _journal(place: Place) -> Iterator[Finding]:
             "the journal is lost at every reboot, and with it what jobs printed",
             "mkdir /var/log/journal && systemctl restart systemd-journald",
         )
+
+
+def _collector(place: Place, backend: Backend | None, installed: Installed) -> Iterator[Finding]:
+    """Whether runs are recorded, where there are jobs that could run."""
+    if not installed.jobs or backend is None:
+        return
+    if not own_units.can_read_the_journal():
+        what = "the Python package systemd is missing, which reads the journal"
+        advice = "apt install python3-systemd, or pip install 'sdcron[systemd]', then run sdcron apply again"
+        yield Finding("error", f"runs are not recorded: {what}", advice)
+        return
+    said = _last_words(place)
+    unit, option = own_units.COLLECTOR, " --user" if place.user else ""
+    active = backend.is_loaded(unit) and backend.is_active(unit)
+    if active and not said.endswith(_TRYING_AGAIN):
+        yield Finding("ok", "the collector records every run")
+        return
+    what = "is at a loss" if active else "is not active"
+    yield Finding(
+        "error",
+        f"runs are not recorded: {unit} {what}" + (f"; it said: {said}" if said else ""),
+        f"journalctl{option} -u {unit} -n 20; then: systemctl{option} restart {unit}",
+    )
+
+
+def _last_words(place: Place) -> str:
+    """The last line of the collector's own in the journal; nothing where that cannot be asked."""
+    import subprocess
+
+    field = "_SYSTEMD_USER_UNIT" if place.user else "_SYSTEMD_UNIT"
+    command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"{field}={own_units.COLLECTOR}"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout.strip()
 
 
 def _permissions(place: Place, installed: Installed) -> Iterator[Finding]:

@@ -75,6 +75,8 @@ class Fold:
         self.manager_us = 0
         self.going_down = False
         """Whether it has begun to stop everything."""
+        self._complaint = ("", "")
+        """What the manager said last of a run that it could not begin: its id, and the text."""
         self._memories: dict[str, Memory] = {}
         self._closed: list[Run] = []
         self._lately: set[str] = set()
@@ -175,6 +177,10 @@ class Fold:
 
     def _hear(self, manager: str, when_us: int) -> None:
         if manager != self.manager:
+            if not self.manager:
+                # Output may be the first that is read.
+                for run in self.runs.values():
+                    run.manager = run.manager or manager
             self.manager, self.manager_us, self.going_down = manager, when_us, False
             self.abandon_all_but(manager)
 
@@ -206,12 +212,15 @@ class Fold:
         if message == STARTED and not run_id:
             self._skip(job, get, when_us)
             return
+        if not message and (get("PRIORITY") or b"6") <= b"3":
+            self._complaint = (run_id, _text(get, "MESSAGE").removeprefix(f"{PREFIX}{job}.service: "))
         run = self.runs.get(run_id)
         if run is None and message in _ENDS:
             run = self._unknown_run(job, run_id or _made_up(get, when_us))
             if run is not None and message in (FAILED, START_FAILED) and _text(get, "UNIT_RESULT") != "exit-code":
                 # What systemd cannot even begin has no first message: a file or a unit that it needs is missing.
                 self._begin(job, run.run_id, _text(get, "_HOSTNAME"), when_us)
+                run.detail = self._complaint[1] if self._complaint[0] == run_id else ""
         if run is None:
             return
         self._touched.add(run.run_id)

@@ -129,15 +129,18 @@ class Installed:
     foreign: frozenset[str] = frozenset()
 
 
-def read_installed(paths: Paths, skip: Collection[str] = ()) -> Installed:
+def read_installed(paths: Paths, skip: Collection[str] = (), *, retries: bool = True) -> Installed:
     """Read the unit directory of one scope but for the files in `skip`; an absent directory holds no jobs.
 
-    Other directories that the manager reads are looked through for names only.
+    Without `retries` the units of retries, which are most, are left out. Other directories that the manager reads are
+    looked through for names only.
     """
     texts: dict[str, dict[str, str]] = {}
     sections: dict[str, dict[str, list[str]]] = {}
     foreign = {name for directory in _other_directories(paths) for name in _names(directory)}
     for name in _names(paths.unit_dir, skip):
+        if not retries and "@retry" in name:
+            continue
         text = _read(f"{paths.unit_dir}/{name}")
         section = _ownership(text) if text is not None else {}
         job = section.get("Job", [""])[0]

@@ -23,7 +23,7 @@ from sdcron.runs import rfc3339
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from datetime import datetime
 
     from sdcron.operations import Place
@@ -47,7 +47,7 @@ def logs(
     lines: int | None = None,
     run: str = "",
     follow: bool = False,
-) -> Iterator[LogLine]:
+) -> Generator[LogLine, None, None]:
     """What the job printed, the oldest first: of its last run (at most LAST_RUN_LINES), unless one of these is given.
 
     `since` a time; the last `lines`; of the run whose id begins with `run`. With `follow` it goes on with what comes,

@@ -81,7 +81,7 @@ def job_rows(
     transient: bool,
     jobs: Iterable[InstalledJob] | None = None,
 ) -> list[JobRow]:
-    """Rows of the applied jobs of one kind, or of `jobs`; `loaded` are the units that are not inactive."""
+    """Rows of `jobs`, by default the applied ones of one kind; `loaded` are the units that are not inactive."""
     rows = []
     for job in read_installed(paths).jobs.values() if jobs is None else jobs:
         name = job.name

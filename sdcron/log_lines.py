@@ -156,7 +156,8 @@ class Assembly:
             self._run = OpenRun(self._job, run_id, "", started_us=us_of(when))
             return [*told, LogLine(when, "sdcron", "", run_id, "start")]
         if message == STARTED and not run_id:
-            return [*self.settle(), LogLine(when, "systemd", self._text(get("MESSAGE")))]
+            # A condition did not hold: such a start is no invocation, and nothing has gone wrong.
+            return [*self.settle(), LogLine(when, "sdcron", self._text(get("MESSAGE")))]
         run = self._run
         if run is None or run.run_id != run_id:
             run = self._run = OpenRun(self._job, run_id, "")

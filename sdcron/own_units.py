@@ -104,18 +104,25 @@ def unit_texts(
     lines = [f"Environment={escape(text, Place.WORD)}" for text in environment]
     if program.search_path is not None:
         lines.append(f"Environment={escape(f'PYTHONPATH={program.search_path}', Place.WORD)}")
+    state = [text.partition("=")[2] for text in environment if text.startswith("XDG_STATE_HOME=")]
+    lines += [f"ReadWritePaths={escape(f'-{path}/sdcron', Place.WORD)}" for path in state]
     lines += [f"BindReadOnlyPaths={escape(path, Place.WORD)}" for path in dict.fromkeys(inside)]
     made = {}
     for name, text in texts.items():
         own = list(lines)
-        if scope is Scope.SYSTEM and name == COLLECTOR:
-            own += [f"Group={_GROUP}"] if host.group else []
-            # Others than root get no further than /root.
-            own += [f"User={ACCOUNT}"] if host.account and not any(path.startswith("/root") for path in inside) else []
+        if scope is Scope.SYSTEM and host.group:
+            own.append(f"Group={_GROUP}" if name == COLLECTOR else f"SupplementaryGroups={_GROUP}")
+        # Others than root get no further than /root.
+        if scope is Scope.SYSTEM and name == COLLECTOR and host.account and not any(map(_below_root, inside)):
+            own.append(f"User={ACCOUNT}")
         text = text.replace(f"ExecStart={PACKAGED_PROGRAM} ", f"ExecStart={command} ")  # noqa: PLW2901
         text = text.replace("UMask=", "".join(f"{line}\n" for line in own) + "UMask=", 1)  # noqa: PLW2901
         made[name] = text if host.namespaces else _IN_A_NAMESPACE.sub("", text)
     return made
+
+
+def _below_root(path: str) -> bool:
+    return f"{path}/".startswith("/root/")
 
 
 def _inside(scope: Scope) -> tuple[str, ...]:
@@ -205,7 +212,7 @@ def _program(paths: Paths, backend: Backend | None) -> Program:
         if not (paths.root / PACKAGED_PROGRAM.lstrip("/")).exists():
             raise BackendError(f"there is no {PACKAGED_PROGRAM} below {paths.root}", "install sdcron there")
         return Program()
-    if not _can_read_the_journal():
+    if not can_read_the_journal():
         raise BackendError(
             "the Python package systemd is missing, which reads the journal",
             "install it: apt install python3-systemd, or pip install 'sdcron[systemd]'",
@@ -213,7 +220,8 @@ def _program(paths: Paths, backend: Backend | None) -> Program:
     return running_program()
 
 
-def _can_read_the_journal() -> bool:
+def can_read_the_journal() -> bool:
+    """Whether this Python has what the collector needs."""
     try:
         return importlib.util.find_spec("systemd._reader") is not None
     except ModuleNotFoundError:

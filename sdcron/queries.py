@@ -15,7 +15,8 @@ README documents. All functions raise SdcronError, which says what is wrong and 
 
 from __future__ import annotations
 
-from sdcron.job_log import logs
+from typing import TYPE_CHECKING, Any
+
 from sdcron.job_queries import (
     DamagedUnitError,
     JobRow,
@@ -28,7 +29,6 @@ from sdcron.job_queries import (
     try_schedule,
     unknown_job,
 )
-from sdcron.log_lines import LogLine
 from sdcron.run_queries import (
     JobDetail,
     JobStatusRow,
@@ -40,9 +40,14 @@ from sdcron.run_queries import (
     prune,
     status,
 )
-from sdcron.runs import Outcome, Output, Run, Trigger
+from sdcron.runs import FAILED, Outcome, Output, Run, Trigger
+
+if TYPE_CHECKING:
+    from sdcron.job_log import logs
+    from sdcron.log_lines import LogLine
 
 __all__ = [
+    "FAILED",
     "DamagedUnitError",
     "JobDetail",
     "JobRow",
@@ -69,3 +74,13 @@ __all__ = [
     "try_schedule",
     "unknown_job",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
+    """What reads the journal is loaded when it is asked for: the other answers shall be there at once (PEP 562)."""
+    from sdcron import job_log, log_lines
+
+    late = {"logs": job_log.logs, "LogLine": log_lines.LogLine}
+    if name not in late:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return late[name]

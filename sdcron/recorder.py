@@ -85,7 +85,7 @@ class Recorder:
         last_run: Callable[[str], LastRun | None] = lambda _: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        """`boot_id` is that of the machine now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
+        """`boot_id` is the machine's now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
         self._entries = entries
         self._fold = fold
         self._store = store

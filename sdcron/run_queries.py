@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from sdcron.errors import BackendError, SdcronError, UsageError
-from sdcron.installed import read_one
+from sdcron.installed import read_installed, read_one
 from sdcron.job_queries import DamagedUnitError, job_rows, job_schedule, next_moments, parse_moment, unknown_job
 from sdcron.machine import local_timezone
 from sdcron.runs import moment_of, rfc3339
@@ -21,8 +21,7 @@ from sdcron.store import DamagedStoreError, JobStatus, Store
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Collection, Generator, Iterator, Mapping
 
     from sdcron.backends import Backend, UnitState
     from sdcron.installed import InstalledJob
@@ -148,9 +147,11 @@ def status(place: Place, backend: Backend | None, now: datetime, *, removed: boo
     What ended since the last `catch_up` is not in it. Raises SdcronError.
     """
     loaded = backend.in_use() if backend else {}
-    rows = job_rows(place.paths, backend, loaded, now, transient=place.transient)
-    if place.other is not None and place.other.unit_dir.is_dir():
-        rows += job_rows(place.other, backend, loaded, now, transient=not place.transient)
+    rows: list[JobRow] = []
+    for paths, transient in ((place.paths, place.transient), (place.other, not place.transient)):
+        if paths is not None and paths.unit_dir.is_dir():
+            jobs = read_installed(paths, retries=False).jobs.values()
+            rows += job_rows(paths, backend, loaded, now, transient=transient, jobs=jobs)
     with open_store(place) as store:
         past = store.statuses() if store else {}
     waits = _waits(backend, loaded)
@@ -207,7 +208,7 @@ def history(
     until: datetime | None = None,
     run_id: str = "",
     output: bool = False,
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """The runs on record, the newest first; with their output if asked.
 
     `since` and `until` bound when they started. `run_id` may be the beginning of one. Raises UsageError for a job that
@@ -216,9 +217,9 @@ def history(
     with open_store(place) as store:
         if run_id and store is not None:
             run_id = _one_run(store, job, run_id)
-        if job is not None and applied_job(place, job)[1] is None:
-            if store is None or job not in store.statuses(job):
-                raise _unknown(place, job)
+        known = job is None or applied_job(place, job)[1] is not None
+        if job is not None and not known and (store is None or job not in store.statuses(job)):
+            raise _unknown(place, job)
         if store is None:
             return
         yield from store.history(
@@ -238,7 +239,9 @@ def prune(place: Place, before: datetime) -> int:
 
     Raises SdcronError, as without permission to write.
     """
-    path = _store_path(place.paths)
+    from sdcron.collector import database
+
+    path = database(place.paths)
     with open_store(place) as store:
         if store is None:
             return 0
@@ -269,7 +272,9 @@ def parse_past(paths: Paths, text: str, now: datetime) -> datetime:
 @contextmanager
 def open_store(place: Place) -> Iterator[Store | None]:
     """The database of runs, None where there is none yet. Raises SdcronError with what to do."""
-    path = _store_path(place.paths)
+    from sdcron.collector import database
+
+    path = database(place.paths)
     with _explained():
         try:
             path.stat()
@@ -295,10 +300,6 @@ def applied_job(place: Place, name: str) -> tuple[Paths, InstalledJob | None]:
     return place.paths, None
 
 
-def _store_path(paths: Paths) -> Path:
-    return paths.runs_dir / "runs.db"
-
-
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
@@ -314,8 +315,6 @@ def _may_be_a_name(name: str) -> bool:
 
 
 def _unknown(place: Place, name: str) -> UsageError:
-    from sdcron.installed import read_installed
-
     return unknown_job(place, name, read_installed(place.paths))
 
 

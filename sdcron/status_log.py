@@ -325,7 +325,7 @@ class StatusLog:
                 self.path.rename(kept)
             staged.rename(self.path)
             Files().sync_directory(self._directory)
-        except OSError:
+        except BaseException:
             os.close(descriptor)
             staged.unlink(missing_ok=True)
             raise

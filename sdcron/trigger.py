@@ -27,7 +27,7 @@ _CATCH_UP_US = 2_000_000
 
 @dataclass(slots=True)
 class Memory:
-    """What one job's timers and runs did so far. Times are microseconds since 1970; a manager is a systemd of one boot."""
+    """What one job's timers and runs did so far. Times are microseconds since 1970; a manager is one boot's systemd."""
 
     retry: int = 0
     """The number of the retry that waits; 0 for none."""

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sdcron.backends import UnitState
+from sdcron.backends import LastRun, UnitState
 from sdcron.errors import BackendError
 from tests.faults import told
 
@@ -111,7 +111,7 @@ class FakeBackend:
         """What the test says."""
         return self.running.get(service)
 
-    def start(self, names: Sequence[str], *, wait: bool = True) -> None:  # noqa: ARG002
+    def start(self, names: Sequence[str], *, wait: bool = True) -> None:
         """Start one after the other; the first refusal is raised when all were asked for, as systemd's jobs are."""
         failed = []
         for name in names:
@@ -145,6 +145,10 @@ class FakeBackend:
             if name in self.memory and self.memory[name].active == "failed":
                 self.memory[name].active = "inactive"
                 self._sweep()
+
+    def last_run(self, service: str) -> LastRun | None:
+        """Nothing is known of runs."""
+        return None
 
     def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
         """Not faked."""

@@ -30,9 +30,9 @@ ORDER = """
     installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
     plan record step apply apply_transient own_units
     store_rows store journal definition trigger open_run streams fold recorder boot
-    operations job_queries collector queries doctor
-    render
-    cli.options cli.applying cli.asking cli __main__
+    operations job_queries collector run_queries log_lines job_log queries doctor
+    render render_runs
+    cli.options cli.applying cli.asking cli.watching cli __main__
 """.split()
 
 #: Third-party packages, and the only modules that may import them.
@@ -41,7 +41,7 @@ CONFINED = {
     "jsonschema": {"job_schema"},
     "pystemd": {"backends.systemd"},
     "systemd": {"journal"},
-    "typer": {"cli", "cli.applying", "cli.asking", "cli.collecting", "cli.options"},
+    "typer": {"cli", "cli.applying", "cli.asking", "cli.collecting", "cli.options", "cli.watching"},
     "rich": {"render"},
     "croniter": set(),
 }

@@ -21,7 +21,7 @@ if "rich" not in sys.modules:
 else:
     import typer
 
-from sdcron.cli import applying, asking, collecting
+from sdcron.cli import applying, asking, collecting, watching
 from sdcron.cli.options import app
 from sdcron.errors import ExitCode, JobFileError, SdcronError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-__all__ = ["app", "applying", "asking", "collecting", "main", "run"]
+__all__ = ["app", "applying", "asking", "collecting", "main", "run", "watching"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -79,17 +79,33 @@ def test_the_first_job_brings_them_the_last_one_takes_them_and_nothing_in_betwee
     assert machine.exists("/run/sdcron/apply.lock"), "the collector took the directory of all with it"
 
 
-def test_what_waits_for_a_boot_is_forgotten_with_the_last_job(fresh_machine: Machine) -> None:
+def works(machine: Machine) -> bool:
+    """Whether the collector answers."""
+    return machine.exists("/run/sdcron/collector/sync")
+
+
+def test_the_real_ones_work_and_a_boot_brings_them_and_after_the_last_job_nothing_does(fresh_machine: Machine) -> None:
     machine = fresh_machine
-    stand_in(machine)
     apply(machine, {"a": DAILY})
+    until(lambda: works(machine), 20, "the collector works")
     machine.poweroff()
     machine.boot()
-    until(lambda: machine.show(COLLECTOR, "ActiveState")["ActiveState"] == "active", 20, "the collector is up")
-    machine.run(["rm", "-r", f"{ETC}/{COLLECTOR}.d"])
+    until(lambda: works(machine), 20, "the collector works again")
+    ended = "ConditionTimestampMonotonic", "ActiveState", "Result", "ExecMainStatus"
+    until(lambda: machine.show(NAMES[0], *ended)["ActiveState"] == "inactive", 30, "what follows a boot is done")
+    state = machine.show(NAMES[0], *ended)
+    assert (state["Result"], state["ExecMainStatus"]) == ("success", "0")
+    assert state["ConditionTimestampMonotonic"] != "0"
+    assert machine.show(COLLECTOR, "ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
+    warnings = machine.journal("--priority=4", "_SYSTEMD_UNIT=" + COLLECTOR, "+", "_SYSTEMD_UNIT=" + NAMES[0])
+    assert [entry["MESSAGE"] for entry in warnings] == []
     machine.sdcron("remove", "--yes", "a")
     loaded = machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "sdcron-*"]).stdout
     assert (loaded, files(machine)) == ("", [])
+    machine.poweroff()
+    machine.boot()
+    loaded = machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "sdcron-*"]).stdout
+    assert loaded == ""
 
 
 def test_each_unit_is_confined_and_systemd_finds_nothing_wrong_with_it(machine: Machine) -> None:
@@ -135,7 +151,7 @@ manager = sdcron.backends.systemd.SystemdBackend(user="user" in sys.argv[3])
 print(json.dumps({
     "uid": os.geteuid(), "gid": os.getegid(), "capabilities": status("CapEff"), "bounding": status("CapBnd"),
     "entries": sum(1 for _ in journal.Reader()) > 10, "strict": strict, "jobs": bool(manager.active_timers()),
-    "unit": Path(sys.argv[4]).exists(),
+    "unit": Path(sys.argv[4]).exists(), "boot": os.environ["SDCRON_BOOT_ID"],
 }), flush=True)
 import time; time.sleep(10**6)
 """
@@ -172,7 +188,7 @@ def test_the_collector_has_what_it_needs_and_is_nobody_or_the_user_of_its_name(m
     none = "0" * 16
     expected: dict[str, object] = {
         "uid": 0, "gid": group, "capabilities": none, "bounding": none,
-        "entries": True, "strict": True, "jobs": True, "unit": True,
+        "entries": True, "strict": True, "jobs": True, "unit": True, "boot": machine.journal("-n1")[0]["_BOOT_ID"],
     }  # fmt: skip
     assert sandbox(machine, ETC, places) == expected
     try:
@@ -183,8 +199,6 @@ def test_the_collector_has_what_it_needs_and_is_nobody_or_the_user_of_its_name(m
         assert sandbox(machine, ETC, places) == expected
         owners = machine.run(["stat", "--format=%U:%G %a", *places[:2], f"{places[0]}/test.db", f"{places[1]}/log"])
         assert owners.stdout.splitlines() == [*["sdcron:systemd-journal 750"] * 2, *["sdcron:systemd-journal 640"] * 2]
-        boot = machine.run(["systemd-analyze", "cat-config", "--no-pager", f"{ETC}/sdcron-boot.service"]).stdout
-        assert "CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE\n" in boot
     finally:
         machine.run(["systemctl", "stop", COLLECTOR])
         machine.run(["userdel", "sdcron"], status=None)

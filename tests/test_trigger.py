@@ -1,0 +1,152 @@
+"""What started a run, worked out from times alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdcron.definition import Definition
+from sdcron.runs import Trigger
+from sdcron.schedule import parse_schedule
+from sdcron.trigger import Cause, Memory, cause_of, last_due, microseconds_of
+
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+#: Noon of a day on which a daily job is due.
+NOON = microseconds_of(datetime(2026, 6, 22, 12, tzinfo=UTC))
+DAILY = Definition(digest="d", schedule=parse_schedule("0 12 * * *"), retry_delays_us=(60 * SECOND, 120 * SECOND))
+
+
+def waiting(since_us: int = NOON - DAY, **more: object) -> Memory:
+    """A job whose timer has been waiting."""
+    memory = Memory(**more)  # type: ignore[arg-type]
+    memory.timer_started(since_us, "m", "d")
+    return memory
+
+
+def cause(started_us: int, memory: Memory, definition: Definition | None = DAILY, manager_us: int = 0) -> Cause:
+    return cause_of(started_us, definition, memory, "m", manager_us)
+
+
+@pytest.mark.parametrize("late_us", [0, 900_000, 9 * SECOND])
+def test_what_starts_when_it_is_due_was_started_by_its_schedule(late_us: int) -> None:
+    assert cause(NOON + late_us, waiting()) == Cause(Trigger.SCHEDULE, 1, NOON)
+
+
+def test_what_starts_at_another_time_was_started_by_hand() -> None:
+    memory = waiting()
+    memory.run_started(NOON, cause(NOON, memory))
+    memory.run_ended(NOON + SECOND, 0)
+    for moment in (NOON + 2 * SECOND, NOON + HOUR, NOON + DAY - SECOND):
+        assert cause(moment, memory).trigger is Trigger.MANUAL
+    assert cause(NOON + DAY, memory).trigger is Trigger.SCHEDULE
+
+
+def test_a_time_that_fell_into_the_run_before_is_used_up() -> None:
+    memory = waiting(NOON - 2 * DAY)
+    memory.run_started(NOON - HOUR, Cause(Trigger.MANUAL))
+    memory.run_ended(NOON + HOUR, 0)
+    assert cause(NOON + HOUR + SECOND, memory).trigger is Trigger.MANUAL
+
+
+def test_what_a_persistent_timer_runs_at_a_boot_was_missed() -> None:
+    memory = waiting(NOON - 3 * DAY)
+    boot = NOON + 5 * HOUR
+    memory.timer_started(boot, "m", "d")
+    assert cause(boot + SECOND, memory) == Cause(Trigger.MISSED, 1, NOON)
+    assert cause(boot + 60 * SECOND, memory).trigger is Trigger.MANUAL
+    skipping = Definition(digest="d", schedule=DAILY.schedule, persistent=False)
+    assert cause(boot + SECOND, memory, skipping).trigger is Trigger.MANUAL
+
+
+def test_what_is_started_by_hand_right_after_the_first_apply_was_not_missed() -> None:
+    memory = waiting(NOON + HOUR)
+    assert cause(NOON + HOUR + 200_000, memory).trigger is Trigger.MANUAL
+
+
+def test_what_is_started_by_hand_right_after_an_edit_was_not_missed() -> None:
+    memory = waiting(NOON - 3 * DAY)
+    memory.timer_started(NOON + HOUR, "m", "another text")
+    assert cause(NOON + HOUR + 200_000, memory).trigger is Trigger.MANUAL
+
+
+def test_what_starts_long_after_its_time_though_its_timer_waited_was_missed_as_after_a_suspend() -> None:
+    assert cause(NOON + 3 * HOUR, waiting()) == Cause(Trigger.MISSED, 1, NOON)
+
+
+def test_what_starts_at_the_end_of_a_retrys_wait_is_that_retry() -> None:
+    memory = waiting()
+    memory.run_started(NOON, cause(NOON, memory))
+    memory.run_ended(NOON + SECOND, 0)
+    memory.retry_started(2, NOON + SECOND, "m")
+    due = NOON + 121 * SECOND
+    assert cause(due + 500_000, memory) == Cause(Trigger.RETRY, 3, due)
+    assert cause(due - 10 * SECOND, memory).trigger is Trigger.MANUAL
+    assert cause(due + 60 * SECOND, memory).trigger is Trigger.MANUAL
+    memory.retry_manager = "of an earlier boot"
+    assert cause(due + 500_000, memory).trigger is Trigger.MANUAL
+
+
+def test_a_regular_run_takes_the_place_of_a_retry() -> None:
+    memory = waiting()
+    memory.retry_started(1, NOON - 30 * SECOND, "m")
+    assert cause(NOON, memory).trigger is Trigger.SCHEDULE
+    memory.run_started(NOON, cause(NOON, memory))
+    assert memory.retry == 0
+
+
+def test_the_first_run_after_a_boot_of_a_job_with_reboot_is_the_boots() -> None:
+    job = Definition(digest="d", schedule=parse_schedule("@reboot"), boot=True, boot_delay_us=31 * SECOND)
+    memory = Memory(boot_timer_us=NOON + 2 * SECOND)
+    assert cause(NOON + 31 * SECOND, memory, job, NOON) == Cause(Trigger.BOOT, 1, None)
+    memory.run_started(NOON + 31 * SECOND, Cause(Trigger.BOOT))
+    assert cause(NOON + 33 * SECOND, memory, job, NOON).trigger is Trigger.MANUAL
+
+
+def test_nothing_is_known_of_a_job_that_is_not_applied_any_more() -> None:
+    assert cause(NOON, waiting(), None) == Cause(None)
+
+
+def test_a_job_without_a_schedule_is_started_by_hand() -> None:
+    assert cause(NOON, Memory(), Definition()).trigger is Trigger.MANUAL
+
+
+def test_memory_goes_through_json() -> None:
+    memory = waiting(owed=2, boot_timer_us=5)
+    assert Memory.from_json(memory.as_json()) == memory
+
+
+SCHEDULES = [
+    "0 12 * * *",
+    "* * * * * *",
+    "every 90s",
+    "0 0 29 2 *",
+    "*/7 3 * 1 mon",
+    "at 11:30, 14:00",
+    "@yearly",
+    "0 2 * * 0",
+]
+
+
+@given(
+    st.sampled_from(SCHEDULES),
+    st.sampled_from(["UTC", "Europe/Berlin", "America/Havana"]),
+    st.integers(0, 400 * 86_400_000_000),
+)
+def test_the_last_time_of_a_schedule_is_the_one_that_nothing_follows(text: str, zone: str, after_us: int) -> None:
+    schedule = parse_schedule(text, local_timezone=zone)
+    moment_us = NOON + after_us
+    due = last_due(schedule, moment_us)
+    assert due is not None
+    assert due <= moment_us
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=due)
+    following = schedule.next_after(moment)
+    assert following is not None
+    assert microseconds_of(following) > moment_us
+    before = schedule.next_after(moment - timedelta(microseconds=1))
+    assert before is not None
+    assert microseconds_of(before) == due
