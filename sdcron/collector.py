@@ -115,7 +115,7 @@ def serve(place: Place, tell: Tell) -> None:
             try:
                 with recording(place, tell, wait=True) as (recorder, journal):
                     told = ""
-                    _follow(recorder, journal, listener, ending)
+                    _follow(recorder, journal, listener, ending, tell)
             except DamagedStoreError as error:
                 tell(f"{error.message}; it is set aside and made anew")
                 _set_aside(place.paths)
@@ -195,7 +195,7 @@ def _start_it(place: Place) -> str:
     return f"{'systemctl --user' if place.user else 'sudo systemctl'} start sdcron-collector"
 
 
-def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, ending: _Ending) -> None:
+def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, ending: _Ending, tell: Tell) -> None:
     import select
 
     recorder.catch_up()
@@ -204,6 +204,8 @@ def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, endin
         poll.register(descriptor, select.POLLIN)
     while not ending.asked:
         wait = recorder.step()
+        for note in recorder.take_notes():
+            tell(note)
         # The journal's own descriptor may change when its files are opened anew.
         poll.register(journal.fileno(), select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(wait * 1000)}
@@ -351,7 +353,6 @@ def _lock(paths: Paths, *, wait: bool) -> Iterator[None]:
 def _open_store(paths: Paths, log: StatusLog, tell: Tell) -> Store:
     """The database, whole: a damaged one is set aside and made anew from the logs. Raises SdcronError."""
     path = database(paths)
-    fresh = not path.exists()
     try:
         store = Store.create(path)
         try:
@@ -362,8 +363,9 @@ def _open_store(paths: Paths, log: StatusLog, tell: Tell) -> Store:
             raise
     except DamagedStoreError as error:
         tell(f"{error.message}; it is set aside as {_set_aside(paths)}, and made anew from the logs and the journal")
-        store, fresh = Store.create(path), True
-    if fresh:
+        store = Store.create(path)
+    if "log" not in store.meta():
+        # New, or killed while this was done.
         for records in log.read_back():
             store.commit(Batch(closed=list(records.runs)))
     return store

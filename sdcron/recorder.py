@@ -102,6 +102,8 @@ class Recorder:
         self._reconciled_at: float | None = None
         self._maintained_at: float | None = None
         self._log_is_behind = False
+        self._saved: Position | None = None
+        """The log's position that the store has."""
 
     # Reading
 
@@ -215,15 +217,18 @@ class Recorder:
         batch = self._fold.changes()
         idle = not (batch.closed or batch.open_runs or batch.memories or batch.dropped)
         old = time.monotonic() - self._committed_at > _CURSOR_SECONDS or self._uncommitted > _CURSOR_ENTRIES
-        if idle and not (self._uncommitted and (old or cursor_too)) and not self._log_is_behind:
+        unsaved = self._log_is_behind or self._log.position != self._saved
+        if idle and not (self._uncommitted and (old or cursor_too)) and not unsaved:
             return []
         now_us = self._now_us()
         if batch.closed:
             self._log.rotate_if_due(now_us)
         if self._cursor is not None:
             batch.meta["cursor"] = self._cursor
-        batch.meta["log"] = json.dumps(asdict(self._log.position))
+        position = self._log.position
+        batch.meta["log"] = json.dumps(asdict(position))
         fresh = self._store.commit(batch)
+        self._saved = position
         self._uncommitted, self._committed_at = 0, time.monotonic()
         if self._log_is_behind:
             self.log_again(self._log.position.last_id)
@@ -246,6 +251,10 @@ class Recorder:
         if lines:
             self._log.append(lines, self._now_us())
         self._log_is_behind = False
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What somebody else did to the log since the last call, one line each."""
+        return self._log.take_notes()
 
     def maintain_if_due(self) -> None:
         """Rotate, and forget what is old, now and then."""
@@ -272,6 +281,8 @@ class Recorder:
                 self.reconcile_if_due()
                 if self.settle():
                     self.commit(cursor_too=True)
+                    # And how far the log has come with that.
+                    self.commit()
                     return True
             if at_end and rounds < _QUIET_ROUNDS:
                 self._all_stored(_ROUND_SECONDS)
@@ -288,7 +299,7 @@ class Recorder:
             self.reconcile_if_due()
             self.maintain_if_due()
         self.commit()
-        if not at_end:
+        if not at_end or self._log.position != self._saved:
             return 0.0
         if not settled:
             return 0.05

@@ -151,6 +151,7 @@ def from_json(record: dict[str, Any]) -> Run:
         Output(str(record[name]).encode("utf-8", "surrogatepass"), int(record[f"{name}_bytes"]), cut)
         for name in ("stdout", "stderr")
     )
+    _check_types(record)
     plain = ("job", "run_id", "host", "backend", "attempt", "reason", "exit_code", "signal", "dropped_lines")
     return Run(
         **{name: record[name] for name in (*plain, "memory_peak_bytes", "job_digest")},
@@ -164,6 +165,23 @@ def from_json(record: dict[str, Any]) -> Run:
         cpu_us=round(record["cpu_s"] * 1_000_000) if record["cpu_s"] is not None else None,
         next_run_us=microseconds(record["next_run_at"]),
     )
+
+
+_TEXTS = ("job", "run_id", "host", "backend", "reason", "stdout", "stderr")
+_NUMBERS = ("attempt", "stdout_bytes", "stderr_bytes", "dropped_lines")
+_OPTIONAL_NUMBERS = ("exit_code", "memory_peak_bytes")
+_OPTIONAL_TEXTS = ("signal", "job_digest")
+
+
+def _check_types(record: dict[str, Any]) -> None:
+    right = (
+        all(isinstance(record[name], str) for name in _TEXTS)
+        and all(isinstance(record[name], int) for name in _NUMBERS)
+        and all(record[name] is None or isinstance(record[name], int) for name in _OPTIONAL_NUMBERS)
+        and all(record[name] is None or isinstance(record[name], str) for name in _OPTIONAL_TEXTS)
+    )
+    if not right:
+        raise TypeError("a member of the record has another type than sdcron writes")
 
 
 def rfc3339(moment_us: int | None) -> str | None:

@@ -7,6 +7,7 @@ is kept; only a reload reads a kept one again. Remembers what was asked of it, a
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -238,10 +239,10 @@ class FakeBackend:
             del self.memory[name]
 
     def _read(self, name: str) -> str | None:
-        try:
-            return (self.paths.unit_dir / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
+        for directory in (self.paths.unit_dir, self.paths.runtime_dir.parent / f"systemd/{self.paths.scope}"):
+            with suppress(FileNotFoundError):
+                return (directory / name).read_text(encoding="utf-8")
+        return None
 
     def _look_for_accident(self, name: str, text: str, how: str) -> None:
         """A persistent timer with a new text and a stamp from before it catches up a time that it never had."""

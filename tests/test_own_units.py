@@ -105,7 +105,9 @@ def test_a_program_where_the_sandbox_shows_nothing_is_shown(
 def test_a_user_without_user_namespaces_gets_what_works_without() -> None:
     shipped = shipped_texts(Scope.USER)
     for name, text in unit_texts(Scope.USER, shipped, CHECKOUT_PROGRAM, Host(namespaces=False)).items():
-        gone = [line for line in shipped[name].splitlines() if line not in text.splitlines() and "ExecStart" not in line]
+        gone = [
+            line for line in shipped[name].splitlines() if line not in text.splitlines() and "ExecStart" not in line
+        ]
         assert all(re.match("Private|Protect|CapabilityBoundingSet|ReadWritePaths", line) for line in gone)
         assert "Private" not in text
         for kept in ("NoNewPrivileges=yes", "SystemCallFilter=@system-service", "RestrictAddressFamilies=AF_UNIX"):
@@ -153,7 +155,6 @@ def test_an_installed_package_has_the_units_inside(tmp_path: Path) -> None:
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-c", "import setuptools; setuptools.setup()", "--quiet", "build", "--build-lib", "built"]
     subprocess.run(build, cwd=tmp_path, check=True, capture_output=True, timeout=100)
-    assert "Scope.SYSTEM" not in os.environ
     script = (
         "import sys; sys.path.insert(0, 'built')\n"
         "from sdcron import own_units\nfrom sdcron.paths import Scope\n"
@@ -199,12 +200,13 @@ def test_a_collector_that_was_stopped_is_started_and_one_whose_text_changed_star
     own_units.ensure(paths, backend, transient=False)
     # Not in memory any more once it is stopped, so nothing has to be read again.
     assert backend.mutations() == [f"stop {COLLECTOR}", f"start {COLLECTOR}"]
-    backend.boot()
+    # After a boot a target holds it.
     backend.wanted.add(COLLECTOR)
-    backend._need(COLLECTOR)
     monkeypatch.setattr(own_units, "running_program", lambda: CHECKOUT_PROGRAM)
+    backend.calls.clear()
     own_units.ensure(paths, backend, transient=False)
-    assert backend.mutations() == [f"stop {COLLECTOR}", "reload ", f"start {COLLECTOR}"] or backend.stale() == []
+    assert backend.mutations() == [f"stop {COLLECTOR}", "reload", f"start {COLLECTOR}"]
+    assert backend.stale() == []
 
 
 def test_the_last_job_takes_them_and_what_is_on_record_stays(paths: Paths) -> None:
@@ -241,12 +243,132 @@ def test_units_that_a_package_brings_are_enabled_and_not_written(paths: Paths, m
 
 def test_transient_ones_are_in_run_and_persistent_ones_take_their_place(paths: Paths) -> None:
     backend = FakeBackend(paths)
-    backend.memory[COLLECTOR] = backend._need(COLLECTOR)
-    backend.memory[COLLECTOR].text, backend.memory[COLLECTOR].active = "", "active"
-    own_units.ensure(paths, None_start(backend), transient=True)
+    own_units.ensure(paths, backend, transient=True)
     assert installed(paths) == {f"run/systemd/system/{name}" for name in NAMES}
     assert not own_units.is_installed(paths)
     own_units.ensure(paths, backend, transient=False)
     assert installed(paths) == UNITS
     own_units.withdraw(paths, backend)
     assert installed(paths) == set()
+
+
+def _first(paths: Paths, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_units.ensure(paths, backend, transient=False)
+
+
+def _changed(paths: Paths, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_units.ensure(paths, backend, transient=False)
+    monkeypatch.setattr(own_units, "running_program", Program)
+    # As after a boot.
+    backend.wanted |= set(NAMES)
+
+
+def _moved(paths: Paths, backend: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_units.ensure(paths, backend, transient=True)
+
+
+@pytest.mark.parametrize("before", [_first, _changed, _moved])
+@pytest.mark.parametrize("left", [True, False])
+def test_one_that_was_killed_anywhere_is_made_right_by_the_next(
+    before: Callable[..., None], left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for at in range(1, 60):
+        paths = paths_below(tmp_path / str(at))
+        paths.root.mkdir()
+        backend = FakeBackend(paths)
+        monkeypatch.setattr(own_units, "running_program", lambda: CHECKOUT_PROGRAM)
+        if before is not _first or not left:
+            before(paths, backend, monkeypatch)
+        power = Power([paths.root], at)
+
+        def act(paths: Paths = paths, backend: FakeBackend = backend) -> None:
+            if left:
+                own_units.ensure(paths, backend, transient=False)
+            else:
+                own_units.withdraw(paths, backend)
+
+        with armed(power.trap), contextlib.suppress(Killed):
+            act()
+        act()
+        files = {path for path in installed(paths) if "/sdcron-" in path or "stage" in path}
+        assert files == (UNITS if left else set())
+        if left:
+            assert backend.is_active(COLLECTOR)
+            assert backend.memory[COLLECTOR].text == (paths.unit_dir / COLLECTOR).read_text()
+        else:
+            assert backend.memory == {}
+        if len(power.trap.steps) < at:
+            assert at > 4
+            return
+    raise AssertionError("it has no end")
+
+
+# Where there is no collector to be had
+
+
+def test_a_collector_that_does_not_start_is_told_with_what_to_do(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_units, "_START_SECONDS", 0.05)
+    backend = FakeBackend(paths)
+    monkeypatch.setattr(FakeBackend, "start", lambda *_, **__: None)
+    with pytest.raises(BackendError, match="does not start") as raised:
+        own_units.ensure(paths, backend, transient=False)
+    assert raised.value.hint == f"see: journalctl -u {COLLECTOR} -n 20"
+    assert installed(paths) == UNITS
+
+
+def test_without_python3_systemd_nothing_is_installed(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_units, "can_read_the_journal", lambda: False)
+    with pytest.raises(BackendError, match="systemd is missing") as raised:
+        own_units.ensure(paths, FakeBackend(paths), transient=False)
+    assert "apt install python3-systemd" in raised.value.hint
+    assert installed(paths) == set()
+
+
+def test_below_a_root_they_are_files_and_links_for_the_program_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = tmp_path / "jobs"
+    jobs.mkdir(mode=0o755)
+    (jobs / "a.yaml").write_text("command: /bin/true\n")
+    (jobs / "a.yaml").chmod(0o644)
+    root = tmp_path / "root"
+    root.mkdir()
+    arguments = [str(jobs), "--root", str(root)]
+    assert run(["apply", *arguments]) == 0
+    said = capsys.readouterr()
+    assert said.out == "+ add a\n1 added, 0 unchanged\n"
+    [line] = said.err.splitlines()
+    assert line == f"sdcron: runs are not recorded: there is no /usr/bin/sdcron below {root}; install sdcron there"
+    assert UNITS.isdisjoint(tree(system_paths(root)))
+    for file, text in (
+        ("usr/bin/sdcron", ""),
+        ("etc/passwd", "sdcron:x:1:1\n"),
+        ("etc/group", "systemd-journal:x:2\n"),
+    ):
+        (root / file).parent.mkdir(exist_ok=True, parents=True)
+        (root / file).write_text(text)
+    assert run(["apply", *arguments]) == 0
+    assert capsys.readouterr().err == ""
+    found = tree(system_paths(root))
+    assert set(found) >= UNITS
+    text = found[f"etc/systemd/system/{COLLECTOR}"]
+    assert "\nExecStart=/usr/bin/sdcron collect\n" in text
+    assert "\nGroup=systemd-journal\nUser=sdcron\n" in text
+    assert run(["remove", "--yes", "a", "--root", str(root)]) == 0
+    assert UNITS.isdisjoint(tree(system_paths(root)))
+
+
+def test_a_users_own_directories_are_told_to_the_users_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    usual = {"HOME": str(home), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    for environment, expected in (
+        (usual, []),
+        ({**usual, "XDG_STATE_HOME": "/srv/st ate"}, ['"XDG_STATE_HOME=/srv/st ate"']),
+        ({**usual, "XDG_CONFIG_HOME": "/c", "XDG_DATA_HOME": "/d"}, ["XDG_CONFIG_HOME=/c", "XDG_DATA_HOME=/d"]),
+    ):
+        paths = user_paths(environment, os.getuid())
+        made = unit_texts(Scope.USER, shipped_texts(Scope.USER), Program(), Host(), own_units._environment(paths))
+        told = re.findall("(?m)^Environment=(.*)", made[COLLECTOR])
+        assert told == ["SDCRON_BOOT_ID=%b", *expected]
+        assert ('\nReadWritePaths="-/srv/st ate/sdcron"\n' in made[BOOT]) is ("XDG_STATE_HOME" in environment)

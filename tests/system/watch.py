@@ -22,8 +22,8 @@ RAN = "/root/ran"
 #: What busctl calls the manager.
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 
-#: sdcron's own units, which the first apply brings and the last remove takes: tests/system/test_own_units.py. What other
-#: tests ask is about the units of jobs, and the collector works and writes whenever it has something to do.
+#: sdcron's own units, which come with the first job and go with the last: test_own_units.py. What other tests ask is
+#: about the units of jobs, and the collector works and writes whenever it has something to do.
 OWN_UNITS = ("sdcron-boot.service", "sdcron-collector.service")
 _COLLECTORS = ("/var/lib/sdcron/runs", "/run/sdcron/collector")
 
