@@ -7,22 +7,32 @@ its timers. Arming is what the retry handler does (retry.py): the number of the 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdcron.collector import boot_id, catch_up, database, tell_journal
 from sdcron.errors import BackendError
 from sdcron.files import Files
 from sdcron.installed import read_one
+from sdcron.journal import write
+from sdcron.operations import connect
 from sdcron.retry import retry_timer_name
+from sdcron.store import Store
+from sdcron.sync_socket import ask
 from sdcron.trigger import Memory
-from sdcron.units import service_name
+from sdcron.units import PREFIX, service_name
+
+_LONG_SECONDS = 900.0
+"""How long a collector may take that has much to read after a boot."""
+_STARTING_SECONDS = 20.0
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sdcron.backends import Backend
+    from sdcron.operations import Place
     from sdcron.paths import Paths
-    from sdcron.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,32 @@ class Owed:
     why: str
 
 
-def owed_retries(store: Store, boot_id: str) -> Iterator[Owed]:
+def after_boot(place: Place) -> int:
+    """Arm the retries that earlier boots left to this one; returns how many. Raises SdcronError, OSError."""
+
+    def tell(job: str, text: str) -> None:
+        write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
+
+    deadline = time.monotonic() + _STARTING_SECONDS
+    # The collector has been started just before.
+    while (answered := ask(place.paths, _LONG_SECONDS)) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for note in catch_up(place) if not answered else ():
+        tell_journal(note)
+    store = Store.read(database(place.paths))
+    if store is None:
+        return 0
+    try:
+        owed = tuple(owed_retries(store, boot_id()))
+    finally:
+        store.close()
+    if not owed:
+        return 0
+    with connect(place) as backend:
+        return sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
+
+
+def owed_retries(store: Store, this_boot: str) -> Iterator[Owed]:
     """Retries that an earlier boot left to this one."""
     for job, text in sorted(store.memories().items()):
         try:
@@ -43,7 +78,7 @@ def owed_retries(store: Store, boot_id: str) -> Iterator[Owed]:
             continue
         if memory.owed:
             yield Owed(job, memory.owed, "the machine went down while it ran")
-        elif memory.retry and not memory.retry_stopped and memory.retry_manager.partition(":")[0] != boot_id:
+        elif memory.retry and not memory.retry_stopped and memory.retry_manager.partition(":")[0] != this_boot:
             yield Owed(job, memory.retry, "the machine went down while it waited")
 
 

@@ -11,12 +11,11 @@ import gc
 import os
 import pwd
 import signal
-import socket
 import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +30,10 @@ from sdcron.recorder import Recorder, position_of
 from sdcron.settings import read_settings
 from sdcron.status_log import StatusLog
 from sdcron.store import Batch, DamagedStoreError, Store, set_aside
+from sdcron.sync_socket import ANSWER_SECONDS, answer, ask, listening
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from sdcron.backends import Backend, LastRun
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
 
 DATABASE = "runs.db"
 _LOCK = "collect.lock"
-_SOCKET = "sync"
-_ANSWER_SECONDS = 15.0
-"""How long `status` waits for a collector that is behind."""
-_LONG_SECONDS = 900.0
-"""The same after a boot, when there may be much to read."""
-_STARTING_SECONDS = 20.0
 _MANAGER_SECONDS = 30.0
 _RETRY_SECONDS = 2.0
 _CHECKED_BYTES = 256 * 1024 * 1024
@@ -91,7 +86,7 @@ def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorde
         elif not journal.seek_cursor(cursor):
             tell("the journal no longer has what comes right after the last entry that was read; runs may be missing")
         recorder = Recorder(
-            journal, fold, store, log, settings, boot_id=_boot_id(), all_stored=all_stored, last_run=manager
+            journal, fold, store, log, settings, boot_id=boot_id(), all_stored=all_stored, last_run=manager
         )
         recovery = log.recover(position_of(meta.get("log")), store.newest_id(), time.time_ns() // 1000)
         for note in recovery.notes:
@@ -109,7 +104,7 @@ def collect_once(place: Place, tell: Tell) -> None:
 def serve(place: Place, tell: Tell) -> None:
     """Follow the journal until SIGTERM or SIGINT. What goes wrong is told once, and tried again for ever."""
     gc.enable()
-    with _Ending() as ending, _listening(place.paths) as listener:
+    with _Ending() as ending, listening(place.paths) as listener:
         told = ""
         while not ending.asked:
             try:
@@ -135,12 +130,12 @@ def catch_up(place: Place) -> tuple[str, ...]:
     if place.offline:
         return ()
     notes: list[str] = []
-    answered = _ask(place.paths)
+    answered = ask(place.paths)
     if answered:
         return ()
     if answered is False:
         return (
-            f"the collector is behind, or busy for more than {_ANSWER_SECONDS:.0f} s: see journalctl {_unit(place)}",
+            f"the collector is behind, or busy for more than {ANSWER_SECONDS:.0f} s: see journalctl {_unit(place)}",
         )
     if not _may_write(place.paths):
         return (f"the collector does not run, so the latest runs may be missing: {_start_it(place)}",)
@@ -156,35 +151,6 @@ def catch_up(place: Place) -> tuple[str, ...]:
     except (SdcronError, OSError) as error:
         notes.append(f"the latest runs may be missing: {error}")
     return tuple(notes)
-
-
-def after_boot(place: Place) -> int:
-    """Arm the retries that earlier boots left to this one; returns how many. Raises SdcronError, OSError."""
-    from sdcron.boot import arm, owed_retries
-    from sdcron.journal import write
-    from sdcron.operations import connect
-    from sdcron.units import PREFIX
-
-    def tell(job: str, text: str) -> None:
-        write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
-
-    deadline = time.monotonic() + _STARTING_SECONDS
-    # The collector has been started just before.
-    while (answered := _ask(place.paths, _LONG_SECONDS)) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for note in catch_up(place) if not answered else ():
-        tell_journal(note)
-    store = Store.read(database(place.paths))
-    if store is None:
-        return 0
-    try:
-        owed = tuple(owed_retries(store, _boot_id()))
-    finally:
-        store.close()
-    if not owed:
-        return 0
-    with connect(place) as backend:
-        return sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
 
 
 def _unit(place: Place) -> str:
@@ -213,53 +179,8 @@ def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, endin
         if journal.fileno() in ready:
             journal.process()
         if listener.fileno() in ready:
-            _answer(recorder, listener)
+            answer(recorder, listener)
     recorder.catch_up(seconds=2)
-
-
-def _answer(recorder: Recorder, listener: socket.socket) -> None:
-    """Catch up for everybody who waits for it."""
-    waiting = []
-    with suppress(BlockingIOError):
-        while True:
-            connection, _ = listener.accept()
-            waiting.append(connection)
-    try:
-        recorder.catch_up(seconds=_ANSWER_SECONDS)
-    finally:
-        for connection in waiting:
-            with suppress(OSError):
-                connection.send(b"done\n")
-            connection.close()
-
-
-def _ask(paths: Paths, seconds: float = _ANSWER_SECONDS) -> bool | None:
-    """Ask the collector to catch up: whether it did in time; None if none runs."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
-        connection.settimeout(seconds)
-        try:
-            connection.connect(str(paths.collector_dir / _SOCKET))
-            return connection.recv(16) == b"done\n"
-        except TimeoutError:
-            return False
-        except OSError:
-            return None
-
-
-@contextmanager
-def _listening(paths: Paths) -> Iterator[socket.socket]:
-    path = paths.collector_dir / _SOCKET
-    make_directory(path.parent)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as listener:
-        path.unlink(missing_ok=True)
-        listener.bind(str(path))
-        # Whoever may ask for the status may have it up to date.
-        path.chmod(0o666)
-        listener.listen(64)
-        try:
-            yield listener
-        finally:
-            path.unlink(missing_ok=True)
 
 
 class _Ending:
@@ -410,7 +331,7 @@ def _as_owner(paths: Paths) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     """The boot that journald notes with every entry. As systemd says it: a sandbox's own /proc has the host's."""
     told = os.environ.get("SDCRON_BOOT_ID")
     if told:

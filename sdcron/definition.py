@@ -40,6 +40,8 @@ class Definition:
     accuracy_us: int = 1_000_000
     retry_delays_us: tuple[int, ...] = ()
     retry_on_exit: tuple[int, ...] = ()
+    success_exit: bool = False
+    """Whether other exit statuses than 0 are a success too."""
     keep: int = KEEP
     patterns: Patterns = ()
     uid: int = 0
@@ -58,15 +60,16 @@ class Definitions:
         self, places: Sequence[Paths], schedule_of: Callable[[Paths, InstalledJob], Schedule | None], uid: int = 0
     ) -> None:
         """`places` are where jobs may be applied, persistent ones first; `uid` is whose manager it is."""
-        self._places = places
+        # As text: looking at a job's units is a good part of what a run costs.
+        self._places = [(paths, str(paths.unit_dir)) for paths in places]
         self._schedule_of = schedule_of
         self._uid = uid
         self._known: dict[str, tuple[tuple[Look | None, ...], Definition]] = {}
 
     def __call__(self, job: str) -> Definition | None:
         """The job as it is applied now; None if it is not."""
-        for paths in self._places:
-            looks = tuple(look(paths.unit_dir / name) for name in (service_name(job), timer_name(job)))
+        for paths, unit_dir in self._places:
+            looks = (look(f"{unit_dir}/{service_name(job)}"), look(f"{unit_dir}/{timer_name(job)}"))
             if looks[0] is None:
                 continue
             known = self._known.get(job)
@@ -96,6 +99,7 @@ class Definitions:
             accuracy_us=job.accuracy // _MICROSECOND,
             retry_delays_us=tuple(delay // _MICROSECOND for delay in job.retry_delays),
             retry_on_exit=job.retry_on_exit,
+            success_exit=bool(job.directive("SuccessExitStatus")),
             keep=job.output_keep,
             patterns=compile_patterns(job.redact),
             uid=self._uid if job.user is None else _uid_of(job.user),

@@ -6,12 +6,32 @@ no program can (systemd.journal-fields(7)). Anybody may call himself sdcron-back
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from typing import TYPE_CHECKING
 
 from sdcron.job import RESERVED_NAMES
+from sdcron.messages import (
+    CONDITION,
+    DROPPED,
+    ENDS,
+    EXITED,
+    FAILED,
+    HAS_STOPPED,
+    OWN_IDENTIFIERS,
+    RESOURCES,
+    RETRY_TIMER,
+    SKIPPED,
+    SPAWN,
+    SPAWN_FAILED,
+    START_FAILED,
+    STARTED,
+    STARTING,
+    STEP,
+    SUCCEEDED,
+    made_up_id,
+    number_of,
+    text_of,
+)
 from sdcron.open_run import CUT_OFF, END_UNKNOWN, SHUT_DOWN, STOPPED, OpenRun, new_captures
 from sdcron.paths import Scope
 from sdcron.runs import moment_of
@@ -28,26 +48,9 @@ if TYPE_CHECKING:
 
     Get = Callable[[str], bytes | None]
 
-# MESSAGE_ID= of systemd's own entries (sd-messages.h).
-STARTING = b"7d4958e842da4a758f6c1cdc7b36dcc5"
-EXITED = b"98e322203f7a4ed290d09fe03c09fe15"
-SUCCEEDED = b"7ad2d189f7e94e70a38c781354912448"
-FAILED = b"d9b373ed55a64feb8242e02dbe79a49c"
-SKIPPED = b"0e4284a0caca4bfc81c0bb6786972673"
-STARTED = b"39f53479d3a045ac8e11786248231fbf"
-START_FAILED = b"be02cf6855d2428ba40df7e9d022f03d"
-HAS_STOPPED = b"9d1aaa27d60140bd96365438aad20286"
-RESOURCES = b"ae8f7b866b0347b9af31fe1c80b127c0"
-SPAWN_FAILED = b"641257651c1b4ec9a8624d7a40a9e1e7"
-DROPPED = b"a596d6fe7bfa4994828e72309e95d61e"
-
-_OWN = frozenset(f"{PREFIX}{name}".encode() for name in RESERVED_NAMES)
-_ENDS = (SUCCEEDED, FAILED, SKIPPED, STARTED, START_FAILED, HAS_STOPPED)
-# systemd.exec(5), "Process Exit Codes": from 200 on they are its own, with a name each.
-_STEP = re.compile(r"status=2\d\d/([A-Z_]{3,})")
-_SPAWN = re.compile(r"Failed at step (\S+) spawning .*: (.+)")
-_CONDITION = re.compile(r"unmet condition check \(?([^)\n]+)\)?")
-_RETRY_TIMER = re.compile(r"sdcron-(.+)@retry-(\d+)\.timer")
+_BATCH = 1000
+_BATCH_BYTES = 4 * 1024 * 1024
+"""Records, and bytes of output in them, that are to be in memory at once: they are there some three times over."""
 
 
 class Fold:
@@ -69,6 +72,8 @@ class Fold:
         self._id_field = "USER_INVOCATION_ID" if self._user else "INVOCATION_ID"
         self.runs: dict[str, OpenRun] = {}
         """All that are open, by run id, in the order of their beginning."""
+        self._of_job: dict[str, list[OpenRun]] = {}
+        """The same by job."""
         self.streams = Streams(self.runs, define, self._unknown_run, user=self._uid if self._user else None)
         self.manager = ""
         """The systemd that was heard last: boot id and process id."""
@@ -79,6 +84,7 @@ class Fold:
         """What the manager said last of a run that it could not begin: its id, and the text."""
         self._memories: dict[str, Memory] = {}
         self._closed: list[Run] = []
+        self._closed_bytes = 0
         self._lately: set[str] = set()
         """Ids of closed runs that may not be recorded yet."""
         self._dropped: list[tuple[str, int]] = []
@@ -107,7 +113,7 @@ class Fold:
             except (ValueError, TypeError, KeyError):
                 continue
         for run in sorted(found, key=lambda run: run.started_us or 0):
-            self.runs[run.run_id] = run
+            self._add(run)
             self.streams.restore(run)
 
     def changes(self) -> Batch:
@@ -122,6 +128,7 @@ class Fold:
         batch = Batch(self._closed, open_runs, memories, {"fold": json.dumps(state)}, self._dropped)
         self._lately = {record.run_id for record in self._closed}
         self._closed, self._dropped, self._touched, self._remembered = [], [], set(), set()
+        self._closed_bytes = 0
         self.streams.grown.clear()
         return batch
 
@@ -141,7 +148,7 @@ class Fold:
         identifier = get("SYSLOG_IDENTIFIER")
         if identifier is None:
             return
-        if identifier.startswith(b"sdcron-") and identifier not in _OWN:
+        if identifier.startswith(b"sdcron-") and identifier not in OWN_IDENTIFIERS:
             self.streams.line(get, identifier, received_us)
         elif identifier == b"systemd":
             self._manager_message(get, received_us)
@@ -155,7 +162,7 @@ class Fold:
             return
         unit = (get(self._unit_field) or b"").decode("ascii", "replace")
         when_us = int(get("_SOURCE_REALTIME_TIMESTAMP") or received_us)
-        self._hear(f"{_text(get, '_BOOT_ID')}:{_text(get, '_PID')}", when_us)
+        self._hear(f"{text_of(get, '_BOOT_ID')}:{text_of(get, '_PID')}", when_us)
         if unit.startswith(PREFIX):
             name, _, kind = unit.removeprefix(PREFIX).rpartition(".")
             if name in RESERVED_NAMES:
@@ -205,21 +212,21 @@ class Fold:
 
     def _service(self, job: str, get: Get, when_us: int) -> None:
         message = get("MESSAGE_ID")
-        run_id = _text(get, self._id_field)
+        run_id = text_of(get, self._id_field)
         if message == STARTING:
-            self._begin(job, run_id, _text(get, "_HOSTNAME"), when_us)
+            self._begin(job, run_id, text_of(get, "_HOSTNAME"), when_us)
             return
         if message == STARTED and not run_id:
             self._skip(job, get, when_us)
             return
         if not message and (get("PRIORITY") or b"6") <= b"3":
-            self._complaint = (run_id, _text(get, "MESSAGE").removeprefix(f"{PREFIX}{job}.service: "))
+            self._complaint = (run_id, text_of(get, "MESSAGE").removeprefix(f"{PREFIX}{job}.service: "))
         run = self.runs.get(run_id)
-        if run is None and message in _ENDS:
-            run = self._unknown_run(job, run_id or _made_up(get, when_us))
-            if run is not None and message in (FAILED, START_FAILED) and _text(get, "UNIT_RESULT") != "exit-code":
+        if run is None and message in ENDS:
+            run = self._unknown_run(job, run_id or made_up_id(get, when_us))
+            if run is not None and message in (FAILED, START_FAILED) and text_of(get, "UNIT_RESULT") != "exit-code":
                 # What systemd cannot even begin has no first message: a file or a unit that it needs is missing.
-                self._begin(job, run.run_id, _text(get, "_HOSTNAME"), when_us)
+                self._begin(job, run.run_id, text_of(get, "_HOSTNAME"), when_us)
                 run.detail = self._complaint[1] if self._complaint[0] == run_id else ""
         if run is None:
             return
@@ -228,20 +235,20 @@ class Fold:
 
     def _take(self, run: OpenRun, message: bytes | None, get: Get, when_us: int) -> None:
         """What a message of the manager's tells of a run."""
-        job_result = _text(get, "JOB_RESULT")
+        job_result = text_of(get, "JOB_RESULT")
         if message == EXITED:
-            if _text(get, "COMMAND") in ("ExecStart", "") or not run.exit_kind:
-                run.exit_kind, run.exit_status = _text(get, "EXIT_CODE"), _number(get("EXIT_STATUS"))
-                step = _STEP.search(_text(get, "MESSAGE"))
+            if text_of(get, "COMMAND") in ("ExecStart", "") or not run.exit_kind:
+                run.exit_kind, run.exit_status = text_of(get, "EXIT_CODE"), number_of(get("EXIT_STATUS"))
+                step = STEP.search(text_of(get, "MESSAGE"))
                 if step and not run.detail:
                     run.detail = f"could not be started, at step {step[1]}"
         elif message in (SUCCEEDED, FAILED, SKIPPED):
-            run.result = _text(get, "UNIT_RESULT") or "success"
+            run.result = text_of(get, "UNIT_RESULT") or "success"
             run.ended_us = when_us
         elif message == RESOURCES:
-            cpu = _number(get("CPU_USAGE_NSEC"))
+            cpu = number_of(get("CPU_USAGE_NSEC"))
             run.cpu_us = cpu // 1000 if cpu is not None else run.cpu_us
-            run.memory_peak_bytes = _number(get("MEMORY_PEAK")) or run.memory_peak_bytes
+            run.memory_peak_bytes = number_of(get("MEMORY_PEAK")) or run.memory_peak_bytes
         elif message in (STARTED, START_FAILED, HAS_STOPPED):
             run.done = True
             run.ended_us = run.ended_us or when_us
@@ -249,9 +256,10 @@ class Fold:
                 run.result = job_result if job_result not in ("done", "") else "success"
             if message == HAS_STOPPED:
                 run.stopped = SHUT_DOWN if self.going_down else STOPPED
+            self._remember_end(run, self._define(run.job))
 
     def _begin(self, job: str, run_id: str, host: str, when_us: int) -> None:
-        for other in [run for run in self.runs.values() if run.job == job and run.run_id != run_id and not run.done]:
+        for other in [run for run in self._of_job.get(job, ()) if run.run_id != run_id and not run.done]:
             # systemd runs a job once at a time: the end of this one was lost.
             other.result = other.result or END_UNKNOWN
             other.done = True
@@ -276,9 +284,14 @@ class Fold:
 
     def _open(self, job: str, run_id: str, definition: Definition | None) -> OpenRun:
         stdout, stderr = new_captures(definition)
-        run = self.runs[run_id] = OpenRun(job, run_id, self.manager, stdout=stdout, stderr=stderr)
+        run = OpenRun(job, run_id, self.manager, stdout=stdout, stderr=stderr)
+        self._add(run)
         self._touched.add(run_id)
         return run
+
+    def _add(self, run: OpenRun) -> None:
+        self.runs[run.run_id] = run
+        self._of_job.setdefault(run.job, []).append(run)
 
     def _unknown_run(self, job: str, run_id: str) -> OpenRun | None:
         """A run whose beginning the journal has lost, or has yet to tell; None if its record is closed already."""
@@ -289,7 +302,7 @@ class Fold:
 
     def _skip(self, job: str, get: Get, when_us: int) -> None:
         """A condition did not hold: systemd gives such a start no invocation."""
-        run_id = _made_up(get, when_us)
+        run_id = made_up_id(get, when_us)
         if self._is_over(run_id) or run_id in self.runs:
             return
         definition = self._define(job)
@@ -297,16 +310,16 @@ class Fold:
         cause = self._cause(job, when_us, definition)
         run.begin(when_us, cause, definition)
         self.memory(job).run_started(when_us, cause)
-        run.host = _text(get, "_HOSTNAME")
-        condition = _CONDITION.search(_text(get, "MESSAGE"))
+        run.host = text_of(get, "_HOSTNAME")
+        condition = CONDITION.search(text_of(get, "MESSAGE"))
         run.result, run.ended_us = "exec-condition", when_us
         run.detail = condition[1] if condition else ""
         self.close(run)
 
     def _timer(self, unit: str, name: str, get: Get, when_us: int) -> None:
-        message, run_id = get("MESSAGE_ID"), _text(get, self._id_field)
+        message, run_id = get("MESSAGE_ID"), text_of(get, self._id_field)
         started = message == STARTED and bool(run_id)
-        retry = _RETRY_TIMER.fullmatch(unit)
+        retry = RETRY_TIMER.fullmatch(unit)
         if retry:
             memory = self.memory(retry[1])
             if started:
@@ -323,21 +336,27 @@ class Fold:
                 memory.timer_started(when_us, self.manager, definition.digest if definition else None)
 
     def _spawn_failed(self, get: Get) -> None:
-        """What the process says that was to become the command, before it did."""
-        run = self.runs.get(_text(get, "_SYSTEMD_INVOCATION_ID"))
-        found = _SPAWN.search(_text(get, "MESSAGE"))
+        """What the process says that was to become the command, before it did, and maybe before systemd says a word."""
+        run_id, unit = text_of(get, "_SYSTEMD_INVOCATION_ID"), text_of(get, f"_SYSTEMD_{self._unit_field}")
+        if not run_id and get("_UID") == self._uid:
+            # It was gone before journald looked, and says itself whose it was.
+            run_id, unit = text_of(get, self._id_field), text_of(get, self._unit_field)
+        run = self.runs.get(run_id)
+        if run is None and run_id and unit.startswith(PREFIX) and unit.endswith(".service") and "@" not in unit:
+            run = self._unknown_run(unit.removeprefix(PREFIX).removesuffix(".service"), run_id)
+        found = SPAWN.search(text_of(get, "MESSAGE"))
         if run is not None and found:
             run.detail = f"could not be started, at step {found[1]}: {found[2]}"
             self._touched.add(run.run_id)
 
     def _lines_dropped(self, get: Get) -> None:
         """journald tells of lines over the limit when the next line of the unit comes, which may be of the next run."""
-        unit = _text(get, "OBJECT_SYSTEMD_USER_UNIT" if self._user else "OBJECT_SYSTEMD_UNIT")
-        count = _number(get("N_DROPPED")) or 0
+        unit = text_of(get, "OBJECT_SYSTEMD_USER_UNIT" if self._user else "OBJECT_SYSTEMD_UNIT")
+        count = number_of(get("N_DROPPED")) or 0
         if get("_TRANSPORT") != b"driver" or not unit.startswith(PREFIX):
             return
         job = unit.removeprefix(PREFIX).removesuffix(".service")
-        run = self.runs.get(_text(get, "OBJECT_SYSTEMD_INVOCATION_ID"))
+        run = self.runs.get(text_of(get, "OBJECT_SYSTEMD_INVOCATION_ID"))
         if run is not None and (run.stdout.size or run.stderr.size):
             run.dropped_lines += count
             self._touched.add(run.run_id)
@@ -353,6 +372,11 @@ class Fold:
         """Runs that systemd has finished with, and whose output may still be on its way."""
         return [run for run in self.runs.values() if run.done]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is so much to keep by now that `changes` should be called before more is closed."""
+        return len(self._closed) >= _BATCH or self._closed_bytes >= _BATCH_BYTES
+
     def touch(self, run: OpenRun) -> None:
         """The caller has changed it: it is among the next `changes`."""
         self._touched.add(run.run_id)
@@ -363,32 +387,18 @@ class Fold:
         schedule = definition.schedule if definition is not None else None
         after_us = run.ended_us or run.started_us
         following = schedule.next_after(moment_of(after_us)) if schedule is not None and after_us else None
-        record = run.close(microseconds_of(following) if following is not None else None)
-        memory = self.memory(run.job)
-        memory.run_ended(run.ended_us, _retry_owed(run, definition))
+        known = definition is not None and not definition.success_exit
+        record = run.close(microseconds_of(following) if following is not None else None, 0 if known else None)
+        self._remember_end(run, definition)
         self._closed.append(record)
+        self._closed_bytes += len(record.stdout.kept) + len(record.stderr.kept)
         self._lately.add(run.run_id)
-        self.runs.pop(run.run_id, None)
+        if self.runs.pop(run.run_id, None) is not None:
+            self._of_job[run.job].remove(run)
         self.streams.forget(run)
 
-
-def _retry_owed(run: OpenRun, definition: Definition | None) -> int:
-    """The number of the retry that a run gets which the machine cut off: systemd itself saw no failure, or no more."""
-    if definition is None or not (run.result == CUT_OFF or run.stopped == SHUT_DOWN):
-        return 0
-    # With `retry.on_exit` only these exit statuses are retried, and this run has none.
-    return run.attempt if run.attempt <= len(definition.retry_delays_us) and not definition.retry_on_exit else 0
-
-
-def _text(get: Get, field: str) -> str:
-    return (get(field) or b"").decode("utf-8", "replace")
-
-
-def _number(value: bytes | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None
-
-
-def _made_up(get: Get, when_us: int) -> str:
-    """An id for what systemd gave none: the same whenever this entry is read."""
-    parts = (_text(get, "_BOOT_ID"), _text(get, "JOB_ID"), str(when_us), _text(get, "UNIT"))
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+    def _remember_end(self, run: OpenRun, definition: Definition | None) -> None:
+        """The job's memory is told at once: the next run may begin before this one's output is complete."""
+        memory = self.memory(run.job)
+        if run.started_us is None or run.started_us == memory.started_us:
+            memory.run_ended(run.ended_us, run.retry_owed(definition))

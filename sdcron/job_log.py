@@ -13,10 +13,10 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError, SdcronError, UsageError
-from sdcron.fold import STARTING
 from sdcron.journal import Journal
 from sdcron.log_lines import Assembly, LogLine, us_of
 from sdcron.machine import machine_id
+from sdcron.messages import STARTING
 from sdcron.output import compile_patterns
 from sdcron.run_queries import applied_job, open_store
 from sdcron.runs import rfc3339
@@ -121,7 +121,7 @@ class _JobJournal:
             fields = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], [f"_SYSTEMD_USER_UNIT={unit}"], [f"USER_UNIT={unit}"]]
             groups = [[*matches, *uid] for matches in fields]
         else:
-            groups = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], [f"_SYSTEMD_UNIT={unit}"], [f"UNIT={unit}", "_PID=1"]]
+            groups = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], [f"_SYSTEMD_UNIT={unit}"], [f"UNIT={unit}", "_UID=0"]]
         matches: list[str] = []
         for group in groups:
             matches += ["+"] * bool(matches) + group
@@ -171,7 +171,11 @@ class _JobJournal:
             if starts or all_of_it or back >= _LOOKED_BACK:
                 break
             back *= 8
-        found = found[starts[-1] :] if starts else found
+        if starts:
+            # What was to become the command may be heard before systemd's word that it starts it.
+            begun = found.pop(starts[-1])
+            its_first = next((index for index, line in enumerate(found) if line.run_id == begun.run_id), starts[-1])
+            found = [begun, *found[min(its_first, starts[-1]) :]]
         if len(found) <= LAST_RUN_LINES + 2:
             return found
         first, run_id = found[0], found[0].run_id

@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcron.errors import BackendError
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 _LOCAL_ONLY = 1  # SD_JOURNAL_LOCAL_ONLY, sd_journal_open(3)
 _INVALIDATE = 2  # SD_JOURNAL_INVALIDATE, sd_journal_get_fd(3)
-_RENEWED_AFTER = 20_000
-"""Entries after which the files are opened anew: a reader keeps all that it has looked at in its address space."""
+_KEPT_ENTRIES = 5000
+"""Entries after which the memory is given back that maps the files: a reader keeps all that it has looked at."""
+_MADV_DONTNEED = 4  # madvise(2)
 _STDOUT_SOCKET = "/run/systemd/journal/stdout"
 _HEADER = b"sdcron-collector\n\n6\n0\n0\n0\n0\n"
 """What a program says of a stream to journald: identifier, unit, priority, and no to prefixes and forwarding."""
@@ -112,8 +114,9 @@ class Journal:
 
     def next(self) -> bool:
         """Go to the next entry; False when there is none yet."""
-        if self._count >= _RENEWED_AFTER:
-            self._renew()
+        # Also right after the first, which looks for its place in every file that there is.
+        if self._count % _KEPT_ENTRIES == 1:
+            _give_pages_back()
         self._count += 1
         if self._reader._next():
             return True
@@ -121,19 +124,6 @@ class Journal:
         if self._reader.process() == _INVALIDATE:
             return bool(self._reader._next())
         return False
-
-    def _renew(self) -> None:
-        self._count = 0
-        try:
-            cursor = self._reader._get_cursor()
-        except OSError:  # before the first entry
-            return
-        self._reader.close()
-        self._reader = self._open()
-        self._reader.seek_cursor(cursor)
-        if self._reader._next() and not self._reader.test_cursor(cursor):
-            # It was vacuumed under us: this one is the first that is left, and shall come next.
-            self._reader._previous()
 
     def get(self, field: str) -> bytes | None:
         """A field of this entry, the first if there are several; None if it has none of that name."""
@@ -170,6 +160,21 @@ class Journal:
                 self._reader.process()
                 return True
         return False
+
+
+def _give_pages_back() -> None:
+    """Take no more memory for what the reader has mapped; it is read anew, from the kernel's cache, when it is wanted.
+
+    With a journal of the usual 4 GB it would be more than all else of the collector.
+    """
+    import ctypes
+
+    madvise = ctypes.CDLL(None).madvise
+    with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            if ".journal" in line:  # " (deleted)" may follow
+                start, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
+                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 def write(message: str, **fields: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdcron.fold import EXITED, FAILED, HAS_STOPPED, SKIPPED, SPAWN_FAILED, START_FAILED, STARTED, STARTING, SUCCEEDED
+from sdcron.messages import EXITED, FAILED, HAS_STOPPED, SKIPPED, START_FAILED, STARTED, STARTING, SUCCEEDED
 from sdcron.open_run import STOPPED, OpenRun
 from sdcron.output import Patterns, redact
 from sdcron.retry import retry_handler_name
@@ -98,13 +98,15 @@ class Assembly:
         self._streams: dict[bytes, _Stream | None] = {}
         self._run: OpenRun | None = None
         """The run that began last."""
+        self._said: list[LogLine] = []
+        """What the retry handler said since then."""
         self._ended: datetime | None = None
         """When it ended, as long as that has not been told."""
 
     @property
     def ending(self) -> bool:
-        """Whether the end of a run is known and not told yet."""
-        return self._ended is not None
+        """Whether the end of a run, or what was said about it, is known and not told yet."""
+        return self._ended is not None or bool(self._said)
 
     def take(self, get: Get, received_us: int) -> list[LogLine]:
         """The lines that an entry completes."""
@@ -113,19 +115,20 @@ class Assembly:
         when = moment_of(received_us)
         if identifier == b"systemd" and get(self._by_unit) == self._service and self._from_manager(get):
             return self._event(get, when)
-        if unit == self._handler:
-            return (
-                [*self.settle(), LogLine(when, "sdcron", self._text(get("MESSAGE")))]
-                if identifier == self._identifier
-                else []
-            )
+        if unit == self._handler and identifier == self._identifier:
+            # journald reads streams and messages by turns: this may come before the failure that it is about.
+            self._said.append(LogLine(when, "sdcron", self._text(get("MESSAGE"))))
+            return []
         if identifier == self._identifier and get("_STREAM_ID") is not None:
             stream = self._stream(get, unit, when)
             return self._printed(get, stream, when) if stream is not None else []
-        if unit == self._service:
-            said = get("MESSAGE_ID") == SPAWN_FAILED or identifier == b"systemd-cat" or identifier.startswith(b"(")
+        # What was to become the command tells why it did not, and of which unit, also where journald came too late.
+        starting = identifier.startswith(b"(") and get(self._by_unit) == self._service and get("_UID") in self._uids
+        if unit == self._service or starting:
+            said = starting or identifier == b"systemd-cat"
             program = "" if said else f"{identifier.decode('utf-8', 'backslashreplace')}: "
-            return [LogLine(when, "systemd" if said else "syslog", program + self._text(get("MESSAGE")), _id(get))]
+            run_id = _id(get) or _id(get, self._id_field)
+            return [LogLine(when, "systemd" if said else "syslog", program + self._text(get("MESSAGE")), run_id)]
         return []
 
     def settle(self, *, last: bool = False) -> list[LogLine]:
@@ -142,6 +145,8 @@ class Assembly:
             self._ended = None
             if len(self._streams) > 256:
                 self._streams.clear()
+        lines += self._said
+        self._said.clear()
         return lines
 
     def _from_manager(self, get: Get) -> bool:
@@ -204,6 +209,9 @@ class Assembly:
         text = self._text(bytes(stream.piece))
         stream.piece.clear()
         run_id = stream.run_id
+        if stream.name == "sdcron":
+            self._said.append(LogLine(when, stream.name, text))
+            return []
         told = self.settle() if self._ended is not None and self._run is not None and run_id != self._run.run_id else []
         return [*told, LogLine(when, stream.name, text, run_id)]
 
@@ -212,8 +220,8 @@ class Assembly:
         return (redact(message, self._patterns) if self._patterns else message).decode("utf-8", "backslashreplace")
 
 
-def _id(get: Get) -> str | None:
-    run_id = get("_SYSTEMD_INVOCATION_ID")
+def _id(get: Get, field_name: str = "_SYSTEMD_INVOCATION_ID") -> str | None:
+    run_id = get(field_name)
     return run_id.decode("ascii", "replace") if run_id else None
 
 

@@ -89,8 +89,8 @@ class OpenRun:
         """The stream of that name."""
         return self.stdout if which == "stdout" else self.stderr
 
-    def close(self, next_run_us: int | None) -> Run:
-        """The record, by what is known now."""
+    def close(self, next_run_us: int | None, success_status: int | None = 0) -> Run:
+        """The record, by what is known now; `success_status` is that of a success of which nothing else tells."""
         outcome, reason = self._outcome()
         exited = self.exit_kind == "exited"
         cut_off = outcome is Outcome.ABANDONED and self.ended_us is None
@@ -105,8 +105,8 @@ class OpenRun:
             started_us=self.started_us,
             finished_us=None if cut_off else self.ended_us,
             reason="; ".join(filter(None, (reason, *self._unknown()))),
-            # systemd does not say the status of a success, which is mostly 0 and may be one of `success_exit`.
-            exit_code=self.exit_status if exited else 0 if outcome is Outcome.SUCCESS else None,
+            # In the journal systemd does not say the status of a success.
+            exit_code=self.exit_status if exited else success_status if outcome is Outcome.SUCCESS else None,
             signal=_signal_name(self.exit_status) if self.exit_kind in ("killed", "dumped") else None,
             stdout=self.stdout.output(),
             stderr=self.stderr.output(),
@@ -116,6 +116,13 @@ class OpenRun:
             next_run_us=next_run_us,
             job_digest=self.digest,
         )
+
+    def retry_owed(self, definition: Definition | None) -> int:
+        """The number of the retry that a run gets which the machine cut off: systemd saw no failure, or no more."""
+        if definition is None or not (self.result == CUT_OFF or self.stopped == SHUT_DOWN):
+            return 0
+        # With `retry.on_exit` only these exit statuses are retried, and this run has none.
+        return self.attempt if self.attempt <= len(definition.retry_delays_us) and not definition.retry_on_exit else 0
 
     def _outcome(self) -> tuple[Outcome, str]:
         if self.stopped:

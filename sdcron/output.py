@@ -57,6 +57,11 @@ class Capture:
         self.size = 0
         """Bytes before redaction."""
 
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return len(self._head) + len(self._tail) + len(self._line)
+
     def add(self, piece: bytes) -> None:
         """Take the next bytes. Whole lines end in a newline, and what to redact is looked for within a line."""
         self.size += len(piece)
@@ -77,7 +82,7 @@ class Capture:
         if piece:
             self._tail += piece
             # Now and then only, so that a long stream is not moved about for each of its lines.
-            if len(self._tail) > 2 * self._half + 4096:
+            if len(self._tail) > self._half + 8192:
                 del self._tail[: len(self._tail) - self._half]
 
     def output(self) -> Output:

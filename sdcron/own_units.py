@@ -100,20 +100,21 @@ def unit_texts(
 ) -> dict[str, str]:
     """The units as they are to be, from the `texts` in units/: file name -> text. `environment` are NAME=value."""
     command = " ".join(escape(word, Place.ARGUMENT) for word in program.argv)
-    inside = [path for path in program.directories if f"{path}/".startswith(_inside(scope))]
+    hidden = [path for path in dict.fromkeys(program.directories) if _is_below(path, _EMPTY_INSIDE[scope])]
     lines = [f"Environment={escape(text, Place.WORD)}" for text in environment]
     if program.search_path is not None:
         lines.append(f"Environment={escape(f'PYTHONPATH={program.search_path}', Place.WORD)}")
     state = [text.partition("=")[2] for text in environment if text.startswith("XDG_STATE_HOME=")]
     lines += [f"ReadWritePaths={escape(f'-{path}/sdcron', Place.WORD)}" for path in state]
-    lines += [f"BindReadOnlyPaths={escape(path, Place.WORD)}" for path in dict.fromkeys(inside)]
+    lines += [f"BindReadOnlyPaths={escape(path, Place.WORD)}" for path in hidden]
     made = {}
     for name, text in texts.items():
         own = list(lines)
         if scope is Scope.SYSTEM and host.group:
             own.append(f"Group={_GROUP}" if name == COLLECTOR else f"SupplementaryGroups={_GROUP}")
-        # Others than root get no further than /root.
-        if scope is Scope.SYSTEM and name == COLLECTOR and host.account and not any(map(_below_root, inside)):
+        # Nobody but root gets into /root.
+        in_root = any(_is_below(path, ["/root"]) for path in hidden)
+        if scope is Scope.SYSTEM and name == COLLECTOR and host.account and not in_root:
             own.append(f"User={ACCOUNT}")
         text = text.replace(f"ExecStart={PACKAGED_PROGRAM} ", f"ExecStart={command} ")  # noqa: PLW2901
         text = text.replace("UMask=", "".join(f"{line}\n" for line in own) + "UMask=", 1)  # noqa: PLW2901
@@ -121,12 +122,8 @@ def unit_texts(
     return made
 
 
-def _below_root(path: str) -> bool:
-    return f"{path}/".startswith("/root/")
-
-
-def _inside(scope: Scope) -> tuple[str, ...]:
-    return tuple(f"{directory}/" for directory in _EMPTY_INSIDE[scope])
+def _is_below(path: str, directories: Sequence[str]) -> bool:
+    return any(f"{path}/".startswith(f"{directory}/") for directory in directories)
 
 
 def shipped_texts(scope: Scope) -> dict[str, str]:
@@ -142,19 +139,21 @@ def is_installed(paths: Paths) -> bool:
     return os.path.lexists(_link(paths, paths.unit_dir, COLLECTOR))
 
 
-def ensure(paths: Paths, backend: Backend | None, *, transient: bool, files: Files | None = None) -> None:
+def ensure(paths: Paths, backend: Backend | None, *, transient: bool) -> None:
     """Have the collector of a scope at work; nothing changes when all is right.
 
     `paths` are those of the scope's persistent jobs; `transient` units are gone at the next boot. Raises BackendError
     that says why runs are not recorded, or OSError.
     """
-    files = files or Files()
-    program = _program(paths, backend)
-    wanted = unit_texts(paths.scope, shipped_texts(paths.scope), program, host_of(paths), _environment(paths))
-    if program == Program() and not _environment(paths) and all(_packaged(paths, name) for name in NAMES):
+    files = Files()
+    program, environment = _program(paths, backend), _environment(paths)
+    wanted = unit_texts(paths.scope, shipped_texts(paths.scope), program, host_of(paths), environment)
+    if program == Program() and not environment and all(_packaged(paths, name) for name in NAMES):
         wanted = {}
     here, there = (_runtime_dir(paths), paths.unit_dir) if transient else (paths.unit_dir, _runtime_dir(paths))
     old = [name for name in NAMES if read_text(here / name) != wanted.get(name) or os.path.lexists(there / name)]
+    if (paths.unit_dir / COLLECTOR).is_symlink():
+        raise BackendError(f"{COLLECTOR} is masked", f"systemctl unmask {COLLECTOR}")
     if COLLECTOR in old and backend is not None:
         # Before its text changes: of a killed apply nothing but a stopped collector is left, which the next one sees.
         backend.stop([COLLECTOR])
@@ -171,16 +170,17 @@ def ensure(paths: Paths, backend: Backend | None, *, transient: bool, files: Fil
         _start(paths, backend)
 
 
-def withdraw(paths: Paths, backend: Backend | None, files: Files | None = None) -> None:
+def withdraw(paths: Paths, backend: Backend | None) -> None:
     """Take the units of a scope away when none of its jobs is left; what is on record stays."""
-    files = files or Files()
+    files = Files()
     loaded = [name for name in NAMES if backend is not None and backend.is_loaded(name)]
     if backend is not None and loaded:
         backend.stop(loaded)
         backend.reset_failed(loaded)
     for directory in (paths.unit_dir, _runtime_dir(paths)):
         for name in NAMES:
-            for path in (_link(paths, directory, name), directory / name):
+            unit = directory / name
+            for path in (_link(paths, directory, name), *([] if unit.is_symlink() else [unit])):
                 files.delete(path)
                 files.delete(path.with_name(STAGE_PREFIX + path.name))
         with suppress(OSError):  # others want units there, or nobody ever did

@@ -15,7 +15,7 @@ README documents. All functions raise SdcronError, which says what is wrong and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdcron.job_queries import (
     DamagedUnitError,
@@ -76,11 +76,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
-    """What reads the journal is loaded when it is asked for: the other answers shall be there at once (PEP 562)."""
-    from sdcron import job_log, log_lines
+if not TYPE_CHECKING:
 
-    late = {"logs": job_log.logs, "LogLine": log_lines.LogLine}
-    if name not in late:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return late[name]
+    def __getattr__(name: str) -> object:
+        """What reads the journal is loaded when it is asked for: the other answers shall be there at once (PEP 562)."""
+        if name not in ("logs", "LogLine"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from sdcron import job_log, log_lines
+
+        return job_log.logs if name == "logs" else log_lines.LogLine

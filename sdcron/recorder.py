@@ -38,7 +38,10 @@ _GIVE_UP_SECONDS = 60.0
 """How long journald may fail to answer until a record is closed with a word about it."""
 _PAST_US = 60_000_000
 """A run that ended so long before the entry being read has all its output."""
+_LARGE_PAST_US = 10_000_000
+"""The same once what such runs printed takes much memory."""
 _PENDING = 4000
+_PENDING_BYTES = 8 * 1024 * 1024
 """Ended runs that may wait for their output: an old journal is to take no more memory than a new one."""
 _RECONCILE_SECONDS = 60.0
 _MAINTENANCE_SECONDS = 600.0
@@ -119,9 +122,9 @@ class Recorder:
             feed(entries.get, entries.realtime_us())
             count += 1
             if not count % 512:
-                if time.monotonic() > deadline:
-                    break
                 self._close_past(entries.realtime_us())
+                if self._fold.is_full or time.monotonic() > deadline:
+                    break
         if count:
             self._cursor = entries.cursor() if not at_end else self._cursor_at_end()
             self._uncommitted += count
@@ -137,8 +140,12 @@ class Recorder:
         """Close what ended long before the entry being read: an old journal is read without waiting for anybody."""
         ended = self._fold.ended()
         surplus = len(ended) - _PENDING
+        large = sum(run.stdout.held + run.stderr.held for run in ended) > _PENDING_BYTES
+        before_us = at_us - (_LARGE_PAST_US if large else _PAST_US)
         for number, run in enumerate(ended):
-            if number < surplus or (run.ended_us or 0) < at_us - _PAST_US:
+            if self._fold.is_full:
+                break
+            if number < surplus or (run.ended_us or 0) < before_us:
                 self._close(run)
 
     # Closing
@@ -157,6 +164,8 @@ class Recorder:
         if answered and not self.read():
             return False  # there is more than can be read at once
         for run in self._fold.ended():
+            if self._fold.is_full:
+                return False
             waiting = self._waiting.setdefault(run.run_id, _Waiting(now, _size(run)))
             size = _size(run)
             waiting.quiet = waiting.quiet + 1 if answered and size == waiting.size else 0
@@ -175,6 +184,8 @@ class Recorder:
             if last is not None and last.run_id == run.run_id:
                 run.cpu_us = last.cpu_us if last.cpu_us is not None else run.cpu_us
                 run.memory_peak_bytes = last.memory_peak_bytes or run.memory_peak_bytes
+                if not run.exit_kind:
+                    run.exit_kind, run.exit_status = last.exit_kind, last.exit_status
         self._fold.close(run)
 
     def reconcile(self) -> None:

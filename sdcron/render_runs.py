@@ -276,10 +276,9 @@ def output_block(run: Run) -> None:
 def _stream_block(name: str, stream: Output) -> None:
     colour = "red" if name == "stderr" else "dim"
     mark = render.paint(f"{name} |", colour, sys.stdout)
-    for text in stream.text().removesuffix("\n").split("\n"):
-        render.line(f"  {mark} {render.plain(text)}")
-    if not stream.kept:
-        render.line(f"  {mark} ({stream.size} bytes, none kept)")
+    text = stream.text() if stream.kept else f"({stream.size} bytes, none kept)"
+    for line in text.removesuffix("\n").split("\n"):
+        render.line(f"  {mark} {render.plain(line)}")
 
 
 class LogPrinter:
@@ -295,11 +294,11 @@ class LogPrinter:
         local = line.when.astimezone()
         if not self._terminal:
             if line.event is None:
-                shown = render.plain(line.text).replace("\t", "\\t")
+                shown = render.plain(line.text).replace("\t", "\\t").replace("\n", "\\n")
                 render.line(f"{local.isoformat(timespec='milliseconds')}\t{line.stream}\t{shown}")
             return
         clock = render.paint(local.strftime("%H:%M:%S"), "dim", sys.stdout)
-        text = render.plain(line.text)
+        text = render.plain(line.text).rstrip("\n").replace("\n", f"\n{'':11}")
         if line.event is not None:
             self._rule(line)
         elif line.stream == "stderr":

@@ -245,7 +245,7 @@ def prune(place: Place, before: datetime) -> int:
     with open_store(place) as store:
         if store is None:
             return 0
-    with _explained(), closing(Store.create(path)) as writable:
+    with _explained(place), closing(Store.create(path)) as writable:
         return writable.prune(_microseconds(before) or 0, thorough=True)
 
 
@@ -275,7 +275,7 @@ def open_store(place: Place) -> Iterator[Store | None]:
     from sdcron.collector import database
 
     path = database(place.paths)
-    with _explained():
+    with _explained(place):
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -301,13 +301,13 @@ def applied_job(place: Place, name: str) -> tuple[Paths, InstalledJob | None]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(place: Place) -> Iterator[None]:
     try:
         yield
     except DamagedStoreError as error:
-        raise SdcronError(
-            error.message, error.hint or "rebuild it from the journal, with permission to: sudo sdcron collect --once"
-        ) from error
+        systemctl = "systemctl --user" if place.user else "sudo systemctl"
+        hint = f"have it made anew from the logs and the journal: {systemctl} restart sdcron-collector"
+        raise SdcronError(error.message, hint) from error
 
 
 def _may_be_a_name(name: str) -> bool:

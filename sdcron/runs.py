@@ -50,7 +50,8 @@ FAILED = frozenset({Outcome.FAILURE, Outcome.TIMEOUT, Outcome.KILLED, Outcome.AB
 class Output:
     """What is kept of one stream: `kept` with a line in the middle that says what was left out, `size` in bytes of all.
 
-    `size` counts what the journal holds: journald drops empty lines and says so nowhere.
+    `size` counts what the journal holds: journald drops empty lines, and blanks at the end of others, and says so
+    nowhere.
     """
 
     kept: bytes = b""

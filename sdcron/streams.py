@@ -1,8 +1,8 @@
 """Whose output is a line? Streams of journald's -> the two streams of a run. Pure.
 
 A stream belongs to one run for good; its first line tells to which: by the invocation that journald noted, or, where
-the process was gone before journald looked (up to one in seven of those that end at once), by the job's name and by
-what runs of it are open. A line may also come before its run's first message.
+the process or its unit was over before journald looked (up to one in seven of those that end at once), by the job's
+name and by what runs of it are open. A line may also come before its run's first message.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ _WHICH = {b"6": "stdout", b"4": "stderr"}
 _LINE_ENDS = {None: b"\n", b"nul": b"\0"}
 """What a line ended with, by journald's _LINE_BREAK=; after any other value the line goes on, or the stream ended."""
 _STRANGERS = 4096
-_EARLY_US = 10_000_000
+_KEPT_US = 10_000_000
 """How long lines without a run are kept for one to come."""
+_EARLY_US = 50_000
+"""How long before systemd says that a run starts, after it has started it, journald may get its first line."""
 _NO_LOGIN = b"4294967295"
 
 
@@ -99,7 +101,7 @@ class Streams:
         for name, stream in list(self._early.items()):
             if stream.job == run.job:
                 del self._early[name]
-                if (run.started_us or 0) - stream.since_us < _EARLY_US and run.capture(stream.which).size == 0:
+                if stream.since_us > (run.started_us or 0) - _EARLY_US and run.capture(stream.which).size == 0:
                     self._give(run, name, stream)
                 else:
                     self._streams.pop(name, None)
@@ -122,11 +124,12 @@ class Streams:
         unit = get(self._unit_field)
         invocation = (get("_SYSTEMD_INVOCATION_ID") or b"").decode("ascii", "replace")
         run = None
-        if unit == f"{PREFIX}{job}.service".encode():
-            run = self._runs.get(invocation) or (self._unknown_run(job, invocation) if invocation else None)
+        ours = unit == f"{PREFIX}{job}.service".encode()
+        if ours and invocation:
+            run = self._runs.get(invocation) or self._unknown_run(job, invocation)
             if run is None:
                 return None
-        elif not self._may_be_of(job, get, unit):
+        elif not ours and not self._may_be_of(job, get, unit):
             return None
         else:
             run = self._likely(job, which)
@@ -143,22 +146,24 @@ class Streams:
     def _wait(self, name: bytes, stream: _Stream) -> None:
         self._early[name] = stream
         for other, earlier in list(self._early.items()):
-            if stream.since_us - earlier.since_us > _EARLY_US or len(self._early) > _STRANGERS:
+            if stream.since_us - earlier.since_us > _KEPT_US or len(self._early) > _STRANGERS:
                 del self._early[other]
                 self._streams.pop(other, None)
 
     def _may_be_of(self, job: str, get: Get, unit: bytes | None) -> bool:
         """Whether a line that says no unit, or another than the job's, can be of the job and not of somebody else."""
-        if unit is not None:
+        if unit is not None and unit.startswith(b"session-"):
             # su(1) and the like move a process into a session of its own; who logged in to write this has a login id.
-            return not unit.startswith(b"user@") and get("_AUDIT_LOGINUID") in (None, _NO_LOGIN)
+            return get("_AUDIT_LOGINUID") in (None, _NO_LOGIN)
+        if unit is not None and unit.startswith((b"user@", PREFIX.encode())):
+            return False
         definition = self._define(job)
         return definition is not None and get("_UID") in (b"0", str(definition.uid).encode())
 
     def _likely(self, job: str, which: str) -> OpenRun | None:
-        """The open run that lacks this stream, the oldest first; else the newest."""
-        runs = [run for run in self._runs.values() if run.job == job]
-        return next((run for run in runs if which not in run.streams.values()), runs[-1] if runs else None)
+        """The open run that lacks this stream, the oldest first."""
+        runs = (run for run in self._runs.values() if run.job == job and which not in run.streams.values())
+        return next(runs, None)
 
     def _remember_stranger(self, name: bytes) -> None:
         if len(self._strangers) >= _STRANGERS:

@@ -7,7 +7,7 @@ a retry timer's wait, the moment after a boot. What starts at none of these was 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,7 +52,7 @@ class Memory:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:

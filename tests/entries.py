@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdcron import fold
+from sdcron import messages
 
 if TYPE_CHECKING:
     from sdcron.fold import Fold
@@ -45,7 +45,7 @@ class Teller:
 
     def starting(self, job: str, run_id: str) -> None:
         """systemd begins a run."""
-        self.manager(f"sdcron-{job}.service", fold.STARTING, run_id, JOB_TYPE="start")
+        self.manager(f"sdcron-{job}.service", messages.STARTING, run_id, JOB_TYPE="start")
 
     def line(self, job: str, text: str | bytes, run_id: str | None, stream: str = "s1", **fields: str) -> None:
         """A line of output; `run_id` None for a process that was gone before journald looked."""
@@ -60,27 +60,27 @@ class Teller:
     def succeeded(self, job: str, run_id: str) -> None:
         """It ends well."""
         unit = f"sdcron-{job}.service"
-        self.manager(unit, fold.SUCCEEDED, run_id)
-        self.manager(unit, fold.STARTED, run_id, JOB_TYPE="start", JOB_RESULT="done")
+        self.manager(unit, messages.SUCCEEDED, run_id)
+        self.manager(unit, messages.STARTED, run_id, JOB_TYPE="start", JOB_RESULT="done")
 
     def failed(self, job: str, run_id: str, result: str = "exit-code", kind: str = "exited", status: int = 1) -> None:
         """It ends otherwise."""
         unit = f"sdcron-{job}.service"
-        self.manager(unit, fold.EXITED, run_id, EXIT_CODE=kind, EXIT_STATUS=str(status), COMMAND="ExecStart")
-        self.manager(unit, fold.FAILED, run_id, UNIT_RESULT=result)
-        self.manager(unit, fold.START_FAILED, run_id, JOB_TYPE="start", JOB_RESULT="failed")
+        self.manager(unit, messages.EXITED, run_id, EXIT_CODE=kind, EXIT_STATUS=str(status), COMMAND="ExecStart")
+        self.manager(unit, messages.FAILED, run_id, UNIT_RESULT=result)
+        self.manager(unit, messages.START_FAILED, run_id, JOB_TYPE="start", JOB_RESULT="failed")
 
     def stopped(self, job: str, run_id: str) -> None:
         """Somebody stops it."""
         unit = f"sdcron-{job}.service"
-        self.manager(unit, fold.EXITED, run_id, EXIT_CODE="killed", EXIT_STATUS="15", COMMAND="ExecStart")
-        self.manager(unit, fold.FAILED, run_id, UNIT_RESULT="signal")
-        self.manager(unit, fold.HAS_STOPPED, run_id, JOB_TYPE="stop", JOB_RESULT="done")
+        self.manager(unit, messages.EXITED, run_id, EXIT_CODE="killed", EXIT_STATUS="15", COMMAND="ExecStart")
+        self.manager(unit, messages.FAILED, run_id, UNIT_RESULT="signal")
+        self.manager(unit, messages.HAS_STOPPED, run_id, JOB_TYPE="stop", JOB_RESULT="done")
 
     def timer_started(self, unit: str) -> None:
         """A timer begins to wait."""
-        self.manager(unit, fold.STARTED, "f" * 32, JOB_TYPE="start", JOB_RESULT="done")
+        self.manager(unit, messages.STARTED, "f" * 32, JOB_TYPE="start", JOB_RESULT="done")
 
     def going_down(self) -> None:
         """The machine begins to shut down."""
-        self.manager("timers.target", fold.HAS_STOPPED, JOB_TYPE="stop", JOB_RESULT="done")
+        self.manager("timers.target", messages.HAS_STOPPED, JOB_TYPE="stop", JOB_RESULT="done")

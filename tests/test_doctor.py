@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -163,3 +164,37 @@ def test_an_old_systemd_and_a_clock_that_nobody_sets_are_told(monkeypatch: pytes
     findings = examine(place)
     assert any(finding.level == "error" and "older than 252" in finding.what for finding in findings)
     assert any(finding.level == "warning" and "clock is not synchronised" in finding.what for finding in findings)
+
+
+def test_a_collector_that_does_not_record_is_told_with_its_own_last_words(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    place = make_place(user=False, root=root, backend="auto")
+    backend = FakeBackend(place.paths)
+    said = [""]
+
+    @contextmanager
+    def connect(_: Place) -> Iterator[FakeBackend]:
+        yield backend
+
+    monkeypatch.setattr(operations, "connect", connect)
+    monkeypatch.setattr("sdcron.doctor._last_words", lambda _place: said[0])
+    monkeypatch.setattr("sdcron.own_units.can_read_the_journal", lambda: True)
+
+    def told() -> Finding:
+        [finding] = [finding for finding in examine(place) if re.search("recorded|the collector", finding.what)]
+        return finding
+
+    assert told().what == "runs are not recorded: sdcron-collector.service is not active"
+    assert "systemctl restart sdcron-collector.service" in told().advice
+    (place.paths.unit_dir / "sdcron-collector.service").write_text("[Service]\nExecStart=sdcron collect\n")
+    backend.start(["sdcron-collector.service"])
+    assert told() == Finding("ok", "the collector records every run")
+    said[0] = "/var/lib/sdcron/runs: No space left on device; trying again until it works"
+    assert told().what == f"runs are not recorded: sdcron-collector.service is at a loss; it said: {said[0]}"
+    monkeypatch.setattr("sdcron.own_units.can_read_the_journal", lambda: False)
+    assert "Python package systemd is missing" in told().what
+    assert "apt install python3-systemd" in told().advice
+    for unit in place.paths.unit_dir.glob("sdcron-backup*"):
+        unit.unlink()
+    assert not [finding for finding in examine(place) if "recorded" in finding.what]

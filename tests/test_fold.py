@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron import fold as messages
+from sdcron import messages
 from sdcron.definition import Definition
 from sdcron.fold import Fold
 from sdcron.output import compile_patterns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +25,7 @@ FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
-Entry = dict[str, "str | bytes"]
+Entry = Mapping[str, "str | bytes"]
 
 
 def manager(message: str, run_id: str = RUN, **fields: str) -> Entry:
@@ -90,7 +91,6 @@ def test_the_end_waits_until_nothing_more_comes() -> None:
     assert told(take([BEGIN, printed("one"), END], reader, settle=False)) == [("start", ""), ("stdout", "one")]
     assert reader.ending
     assert told(reader.settle()) == [("end", "success")]
-    assert not reader.ending
     assert reader.settle() == []
 
 
@@ -186,7 +186,7 @@ def test_what_the_retry_handler_says_is_sdcrons_and_no_runs() -> None:
 
 def test_what_could_not_be_started_and_what_the_run_logged_itself_is_told() -> None:
     cat = printed("Failed to execute process: No such file", 3, SYSLOG_IDENTIFIER="systemd-cat")
-    spawn = printed("Failed at step USER", 3, SYSLOG_IDENTIFIER="(temd-cat)")
+    spawn = printed("Failed at step USER", 3, SYSLOG_IDENTIFIER="(temd-cat)", UNIT="sdcron-backup.service")
     logged = {**printed("by itself", 5, SYSLOG_IDENTIFIER="myprogram"), "_TRANSPORT": "syslog"}
     assert told(take([BEGIN, cat, spawn, logged]))[1:] == [
         ("systemd", "Failed to execute process: No such file"),

@@ -316,6 +316,17 @@ def test_a_collector_that_does_not_start_is_told_with_what_to_do(paths: Paths, m
     assert installed(paths) == UNITS
 
 
+def test_one_that_an_administrator_has_masked_stays_masked(paths: Paths) -> None:
+    backend = FakeBackend(paths)
+    (paths.unit_dir).mkdir(parents=True)
+    (paths.unit_dir / COLLECTOR).symlink_to("/dev/null")
+    with pytest.raises(BackendError, match="masked"):
+        own_units.ensure(paths, backend, transient=False)
+    own_units.withdraw(paths, backend)
+    assert tree(paths) == {f"etc/systemd/system/{COLLECTOR}": "-> /dev/null"}
+    assert backend.mutations() == []
+
+
 def test_without_python3_systemd_nothing_is_installed(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_units, "can_read_the_journal", lambda: False)
     with pytest.raises(BackendError, match="systemd is missing") as raised:

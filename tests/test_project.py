@@ -29,10 +29,10 @@ ORDER = """
     jobset
     installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
     plan record step apply apply_transient own_units
-    store_rows store journal definition trigger open_run streams fold recorder boot
-    operations job_queries collector run_queries log_lines job_log queries doctor
+    store_rows store journal definition trigger open_run messages streams fold recorder sync_socket
+    operations job_queries collector boot run_queries log_lines job_log queries doctor
     render render_runs
-    cli.options cli.applying cli.asking cli.watching cli __main__
+    cli.options cli.applying cli.asking cli.collecting cli.watching cli __main__
 """.split()
 
 #: Third-party packages, and the only modules that may import them.

@@ -82,6 +82,9 @@ def test_that_the_verifier_is_missing_is_noted_once_and_only_if_there_is_somethi
     for name in ("a", "b"):
         (jobs / f"{name}.yaml").write_text("command: /bin/true\nsystemd: {service: {Nonsense: 1}}\n")
         (jobs / f"{name}.yaml").chmod(0o644)
+    program = tmp_path / "root/usr/bin/sdcron"
+    program.parent.mkdir(parents=True)
+    program.touch()
     said = "sdcron: systemd-analyze is not installed, so the directives under 'systemd:' are not checked\n"
     for arguments in (
         ["validate", str(jobs)],

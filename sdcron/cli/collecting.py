@@ -32,6 +32,6 @@ def collect(
 @app.command(hidden=True)
 def boot(user: bool = USER) -> None:
     """Let retries that an earlier boot left wait again. The service sdcron-boot runs this once a boot."""
-    from sdcron import collector
+    from sdcron.boot import after_boot
 
-    collector.after_boot(place_of(user, None, "systemd"))
+    after_boot(place_of(user, None, "systemd"))

@@ -24,6 +24,28 @@ JOB = typer.Argument(
 SINCE = typer.Option(
     None, "--since", help="From this time on: RFC 3339, a date, today, yesterday, or 2h, 3d ago.", metavar="TIME"
 )
+RUN = typer.Option("", "--run", help="The run whose id begins so.", metavar="ID")
+COUNT = typer.Option(
+    None, "-n", help="How many; 0: all. Default 20, or all if --since, --until or --run is given.", metavar="N", min=0
+)
+OUTCOMES = typer.Option(
+    [],
+    "--outcome",
+    help="Only success, failure, timeout, killed, skipped, abandoned; several with commas.",
+    metavar="OUTCOME",
+)
+TRIGGERS = typer.Option(
+    [],
+    "--trigger",
+    help="Only schedule, missed, retry, manual, after, boot; several with commas.",
+    metavar="TRIGGER",
+)
+BEFORE = typer.Option(
+    None,
+    "--before",
+    help="With --prune: runs that ended before; default as long ago as sdcron.toml keeps them.",
+    metavar="TIME",
+)
 _SHOWN = 20
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -70,37 +92,16 @@ def status(
 @app.command()
 def history(
     job: Optional[str] = JOB,
-    count: Optional[int] = typer.Option(
-        None,
-        "-n",
-        help="How many; 0: all. Default 20, or all if --since, --until or --run is given.",
-        metavar="N",
-        min=0,
-    ),
-    outcome: list[str] = typer.Option(
-        [],
-        "--outcome",
-        help="Only success, failure, timeout, killed, skipped, abandoned; several with commas.",
-        metavar="OUTCOME",
-    ),
+    count: Optional[int] = COUNT,
+    outcome: list[str] = OUTCOMES,
     failed: bool = typer.Option(False, "--failed", help="Only failure, timeout, killed and abandoned."),
-    trigger: list[str] = typer.Option(
-        [],
-        "--trigger",
-        help="Only schedule, missed, retry, manual, after, boot; several with commas.",
-        metavar="TRIGGER",
-    ),
+    trigger: list[str] = TRIGGERS,
     since: Optional[str] = SINCE,
     until: Optional[str] = typer.Option(None, "--until", help="Up to this time.", metavar="TIME"),
-    run: str = typer.Option("", "--run", help="The run whose id begins so.", metavar="ID"),
+    run: str = RUN,
     output: bool = typer.Option(False, "--output", help="Show what each run printed."),
     prune: bool = typer.Option(False, "--prune", help="Forget old runs instead; what status knows stays."),
-    before: Optional[str] = typer.Option(
-        None,
-        "--before",
-        help="With --prune: runs that ended before; default as long ago as sdcron.toml keeps them.",
-        metavar="TIME",
-    ),
+    before: Optional[str] = BEFORE,
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
@@ -117,20 +118,19 @@ def history(
 
     place = place_of(user, root, backend)
     now = render.now_utc()
+    chosen = bool(outcome or failed or trigger or since or until or run)
     if prune:
-        if job is not None or outcome or failed or trigger or since or until or run or output:
+        if job is not None or chosen or output:
             raise UsageError("--prune forgets all runs that are old", "give it --before TIME only")
         _prune(place, before, now, json=json)
         return
     if before is not None:
         raise UsageError("--before belongs to --prune", "to see older runs: --until TIME")
-    limit = count if count is not None else None if since or until or run else _SHOWN
-    outcomes = _choices(outcome, queries.Outcome, "outcome")
     runs = queries.history(
         place,
         job,
-        limit=limit or None,
-        outcomes={*outcomes, *(queries.FAILED if failed else ())},
+        limit=(count if count is not None else None if since or until or run else _SHOWN) or None,
+        outcomes=_choices(outcome, queries.Outcome, "outcome") | (queries.FAILED if failed else set()),
         triggers=_choices(trigger, queries.Trigger, "trigger"),
         since=queries.parse_past(place.paths, since, now) if since else None,
         until=queries.parse_past(place.paths, until, now) if until else None,
@@ -142,9 +142,7 @@ def history(
         if json:
             render.json_array(record.as_json() for record in runs)
         elif not render_runs.history_table(runs, now, output=output):
-            render.note(
-                "no runs on record" + (" that are so" if outcome or failed or trigger or since or until else "")
-            )
+            render.note("no runs on record" + " that are so" * chosen)
 
 
 @app.command()
@@ -152,7 +150,7 @@ def logs(
     job: str = typer.Argument(..., help="A job.", metavar="JOB", autocompletion=complete_job),
     follow: bool = typer.Option(False, "-f", "--follow", help="Go on with what comes, until Ctrl-C."),
     count: Optional[int] = typer.Option(None, "-n", help="The last N lines.", metavar="N", min=0),
-    run: str = typer.Option("", "--run", help="The run whose id begins so.", metavar="ID"),
+    run: str = RUN,
     since: Optional[str] = SINCE,
     user: bool = USER,
     root: Optional[Path] = ROOT,

@@ -93,7 +93,10 @@ def state(ran: Path) -> dict[str, Any]:
     files = {}
     for root in ROOTS:
         for path in sorted(root.rglob("*")) if root.is_dir() else []:
-            if "sdcron" not in str(path) or path.is_dir():
+            if "sdcron" not in str(path) or path.is_dir() or path.is_relative_to(PATHS.runs_dir):
+                continue
+            if path.is_relative_to(PATHS.collector_dir):
+                # The collector's own, like the record of runs: it writes at any time.
                 continue
             if path.is_symlink():
                 files[str(path)] = f"-> {path.readlink()}"

@@ -6,6 +6,8 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from tests.system.watch import OWN_UNITS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -72,7 +74,7 @@ def starts(machine: Machine, since: float = 0, *matches: str) -> dict[str, list[
     found: dict[str, list[float]] = defaultdict(list)
     for entry in entries(machine, since, f"MESSAGE_ID={STARTING}", *matches):
         unit = entry.get("UNIT") or entry.get("USER_UNIT") or ""
-        if unit.startswith("sdcron-") and "@" not in unit:
+        if unit.startswith("sdcron-") and "@" not in unit and unit not in OWN_UNITS:
             found[unit.removeprefix("sdcron-").removesuffix(".service")].append(moment(entry))
     return found
 

@@ -11,7 +11,16 @@ import pytest
 from tests.machine import until
 from tests.system.jobs import yaml
 from tests.system.test_arrival import HOSTILE, RECORDER, decoded
-from tests.system.watch import JOBS, RAN, calls_to_systemd, forget_runs, has_run, looks, write_jobs
+from tests.system.watch import (
+    JOBS,
+    RAN,
+    calls_to_systemd,
+    forget_runs,
+    has_run,
+    looks,
+    units_in_memory,
+    write_jobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +38,8 @@ def write(machine: Machine, jobs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def in_memory(machine: Machine) -> list[str]:
-    """All that systemd knows by a name of sdcron, failed and inactive units included."""
-    listed = machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "sdcron-*"]).stdout
-    return sorted(line.split()[0] for line in listed.splitlines())
+    """All units of jobs that systemd knows, failed and inactive ones included."""
+    return sorted(units_in_memory(machine))
 
 
 def files_left(machine: Machine) -> list[str]:
