@@ -137,10 +137,6 @@ class Fold:
         self._remembered.add(job)
         return self._memories.setdefault(job, Memory())
 
-    def jobs(self) -> tuple[str, ...]:
-        """All jobs that there are memories of."""
-        return tuple(self._memories)
-
     # Entries
 
     def feed(self, get: Get, received_us: int) -> None:

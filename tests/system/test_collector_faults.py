@@ -5,6 +5,7 @@ The jobs note the ids of their runs where only the test looks; that, and the jou
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,25 @@ import pytest
 
 from tests.machine import until
 from tests.system.jobs import STARTING, apply, service, start
-from tests.system.records import (
+from tests.system.jobs import entries as jobs_entries
+from tests.system.records import (  # noqa: F401
     COLLECTOR,
+    LOG,
+    RUNS,
     Record,
+    by_job,
+    collect,
+    forget_journal,
+    logged,
     prepare,
     records,
+    stored,
     told,
     truth,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tests.machine import Machine
 
@@ -77,10 +86,10 @@ def often_restarted(machine: Machine) -> None:
 
 
 @contextmanager
-def load(machine: Machine) -> Iterator[None]:
-    """Jobs run all the time, and have ended afterwards."""
+def load(machine: Machine, more: Mapping[str, dict[str, Any]] | None = None) -> Iterator[None]:
+    """Jobs run all the time, and have ended afterwards; `more` are applied with them."""
     machine.run(["touch", "/tmp/load"])
-    apply(machine, JOBS)
+    apply(machine, {**JOBS, **(more or {})})
     again = f"while [ -e /tmp/load ]; do systemctl start {service('hand')}; sleep 0.1; done"
     machine.run(["systemd-run", "--quiet", "--unit=load", "--collect", "sh", "-c", again])
     start(machine, "long", wait=False)
@@ -89,12 +98,12 @@ def load(machine: Machine) -> Iterator[None]:
     finally:
         machine.run(["systemctl", "stop", *(f"sdcron-{name}.timer" for name in TICKS)])
         machine.run(["rm", "/tmp/load"])
-        until(lambda: not running(machine), 20, "nothing runs any more")
+        until(lambda: not active(machine, [*JOBS, "load"]), 20, "nothing runs any more")
 
 
-def running(machine: Machine) -> str:
-    """What of the load still runs."""
-    units = [*map(service, JOBS), "load.service"]
+def active(machine: Machine, names: Iterable[str]) -> str:
+    """What of these jobs, and of the load, still runs."""
+    units = [*map(service, names), "load.service"]
     states = "--state=active,activating,deactivating"
     return machine.run(["systemctl", "list-units", "--plain", "--no-legend", states, *units]).stdout
 
@@ -178,3 +187,98 @@ def _of_a_job(entry: dict[str, Any]) -> bool:
     units = {service(name) for name in JOBS}
     by_systemd = entry.get("UNIT") in units and entry.get("_PID") == "1"
     return by_systemd or entry.get("_SYSTEMD_UNIT") in units
+
+
+def said(machine: Machine, since: float) -> list[str]:
+    """What the collector itself has said."""
+    return [entry["MESSAGE"] for entry in jobs_entries(machine, since, "-u", COLLECTOR, "_COMM=python3")]
+
+
+def test_a_journal_vacuumed_to_nothing_costs_only_what_was_not_read_yet(machine: Machine) -> None:
+    prepare(machine)
+    since = time.time()
+    more = {
+        "failed-meanwhile": {
+            "command": told("failed-meanwhile", "echo x; while [ -e /tmp/hold ]; do sleep 0.05; done; exit 3")
+        },
+        "ended-meanwhile": {"command": told("ended-meanwhile", "echo x; while [ -e /tmp/hold ]; do sleep 0.05; done")},
+    }
+    machine.run(["touch", "/tmp/hold"])
+    with load(machine, more):
+        start(machine, *more, wait=False)
+        until(lambda: len(truth(machine).get("tick-1", ())) > 2, 20, "some runs")
+        for _ in range(5):
+            machine.run(["journalctl", "--rotate"])
+            collect(machine)
+            # Everything that is read by now goes at once.
+            machine.run(["journalctl", "--vacuum-size=1K"])
+            time.sleep(0.3)
+        read = records(machine)
+        machine.run(["systemctl", "stop", COLLECTOR])
+        machine.run(["rm", "/tmp/hold"])
+        until(lambda: not active(machine, more), 20, "they have ended")
+        time.sleep(1)
+        lost = truth(machine)
+        forget_journal(machine)
+        machine.run(["systemctl", "start", COLLECTOR])
+    found = records(machine)
+    raise AssertionError("\n".join([*show(machine, found, [e for e in truth(machine)]), *said(machine, since)]))
+
+
+def show(machine, found, names):
+    out = []
+    for r in found:
+        if r["job"] in ("failed-meanwhile", "ended-meanwhile") or r["trigger"] is None or r["outcome"] == "abandoned":
+            out.append(
+                str(
+                    {
+                        k: (v if k != "stdout" else len(v.splitlines()))
+                        for k, v in r.items()
+                        if k
+                        not in (
+                            "schema",
+                            "host",
+                            "backend",
+                            "duration_s",
+                            "lateness_s",
+                            "next_run_at",
+                            "job_digest",
+                            "cpu_s",
+                            "memory_peak_bytes",
+                        )
+                    }
+                )
+            )
+    ids = {r["run_id"] for r in found}
+    for n, t in truth(machine).items():
+        out.append(f"{n}: {''.join('.' if i in ids else 'M' for i in t)}")
+    return out
+
+
+def test_a_full_disk_costs_nothing_once_it_is_freed(machine: Machine) -> None:
+    prepare(machine)
+    since = time.time()
+    places = {RUNS: "1500k", "/var/log/sdcron": "800k"}
+    for place, size in places.items():
+        machine.run(["mkdir", "-p", place])
+        machine.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0750", "tmpfs", place])
+    try:
+        with load(machine):
+            until(lambda: len(truth(machine).get("tick-1", ())) > 1, 20, "some runs")
+            for place in places:
+                before = len(truth(machine)["tick-1"])
+                machine.run(["sh", "-c", f"cat /dev/zero >{place}/filler; ls -l {place}"], status=None)
+                until(lambda: len(truth(machine)["tick-1"]) > before + 3, 20, "more runs")
+                collect(machine)
+                machine.run(["rm", f"{place}/filler"])
+            until(lambda: len(truth(machine)["tick-1"]) > before + 5, 20, "more runs")
+        try:
+            until(lambda: len(stored(machine)) == sum(map(len, truth(machine).values())), 20, "all")
+        except Exception:
+            pass
+        raise AssertionError(
+            "\n".join([*show(machine, records(machine), [e for e in truth(machine)]), *said(machine, since)])
+        )
+    finally:
+        machine.run(["systemctl", "stop", COLLECTOR])
+        machine.run(["umount", *places])

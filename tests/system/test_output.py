@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from sdcron import fold
+from sdcron import messages as systemd_says
 from tests.machine import until
 from tests.system.jobs import apply, service, start
 from tests.system.records import RUNS, Record, by_job, collect, prepare, records, shell
@@ -195,8 +195,16 @@ stream.flush()
 
 
 #: MESSAGE_ID of what systemd says of units (sd-messages.h), and of journald's word about dropped lines.
-MESSAGES = [fold.STARTING, fold.EXITED, fold.SUCCEEDED, fold.FAILED, fold.SKIPPED, fold.STARTED, fold.START_FAILED]
-MESSAGES += [fold.HAS_STOPPED, fold.RESOURCES, fold.SPAWN_FAILED, fold.DROPPED]
+MESSAGES = [
+    systemd_says.STARTING,
+    systemd_says.EXITED,
+    systemd_says.SUCCEEDED,
+    systemd_says.FAILED,
+    systemd_says.SKIPPED,
+    systemd_says.STARTED,
+    systemd_says.START_FAILED,
+]
+MESSAGES += [systemd_says.HAS_STOPPED, systemd_says.RESOURCES, systemd_says.SPAWN_FAILED, systemd_says.DROPPED]
 
 
 def test_nobody_else_makes_a_record_or_gets_a_line_into_one(machine: Machine) -> None:
