@@ -29,7 +29,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/ready
-	@tests/prepare.sh machines
+	@tests/prepare.sh bench
 	$(VENV)/bin/python -m tests.bench
 
 clean:

@@ -9,13 +9,17 @@ import os
 import sys
 from typing import NoReturn
 
-from sdcron.errors import SdcronError, report_bug
+from sdcron.errors import ExitCode, SdcronError, words_for_bug
+
+# mallopt(3): what a burst of output has taken goes back to the system. Left alone, glibc raises these with each burst.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def become(*, user: bool) -> NoReturn:
     """Replace this process by the collector of the machine, or of the calling user."""
     found_alike = ["-P"] if sys.flags.safe_path else []
-    os.execv(sys.executable, [sys.executable, *found_alike, "-m", __name__, *(["--user"] if user else [])])
+    command = [sys.executable, *found_alike, "-m", __name__, *(["--user"] if user else [])]
+    os.execve(sys.executable, command, {**_MALLOC, **os.environ})  # noqa: S606
 
 
 def main(user: bool) -> int:
@@ -29,7 +33,8 @@ def main(user: bool) -> int:
         tell_journal(str(error))
         return error.exit_code
     except Exception as failure:  # noqa: BLE001 - as in the command line: anything unforeseen becomes one line
-        return report_bug(failure)
+        tell_journal(words_for_bug(failure).rstrip())
+        return ExitCode.BUG
     return 0
 
 

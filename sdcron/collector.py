@@ -30,7 +30,7 @@ from sdcron.recorder import Recorder, position_of
 from sdcron.settings import read_settings
 from sdcron.status_log import StatusLog
 from sdcron.store import Batch, DamagedStoreError, Store, set_aside
-from sdcron.sync_socket import ANSWER_SECONDS, answer, ask, listening
+from sdcron.sync_socket import ANSWER_SECONDS, answer, ask, listening, turn_away
 
 if TYPE_CHECKING:
     import socket
@@ -109,6 +109,8 @@ def serve(place: Place, tell: Tell) -> None:
         while not ending.asked:
             try:
                 with recording(place, tell, wait=True) as (recorder, journal):
+                    recorder.catch_up()
+                    # It may be opened and yet not be written to.
                     told = ""
                     _follow(recorder, journal, listener, ending, tell)
             except DamagedStoreError as error:
@@ -119,6 +121,7 @@ def serve(place: Place, tell: Tell) -> None:
                 if message != told:
                     tell(f"{message}; trying again until it works")
                     told = message
+                turn_away(listener)
                 ending.wait(_RETRY_SECONDS)
 
 
@@ -147,7 +150,9 @@ def catch_up(place: Place) -> tuple[str, ...]:
             _set_aside(place.paths)
             collect_once(place, notes.append)
     except LockHeldError:
-        notes.append("another sdcron is collecting just now, so the latest runs may be missing")
+        # The collector may have been started just now.
+        if not ask(place.paths):
+            notes.append("another sdcron is collecting just now, so the latest runs may be missing")
     except (SdcronError, OSError) as error:
         notes.append(f"the latest runs may be missing: {error}")
     return tuple(notes)
@@ -164,7 +169,6 @@ def _start_it(place: Place) -> str:
 def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, ending: _Ending, tell: Tell) -> None:
     import select
 
-    recorder.catch_up()
     poll = select.poll()
     for descriptor in (listener.fileno(), ending.fileno()):
         poll.register(descriptor, select.POLLIN)
@@ -234,7 +238,8 @@ class _Manager:
         self._stack.close()
 
     def __call__(self, job: str) -> LastRun | None:
-        """None also while there is no answer."""
+        """None while there is no answer; a run without an id if the manager has forgotten the job's last one."""
+        from sdcron.backends import LastRun
         from sdcron.operations import connect
         from sdcron.units import service_name
 
@@ -244,7 +249,9 @@ class _Manager:
                     return None
                 self._try_again_at = time.monotonic() + _MANAGER_SECONDS
                 self._backend = self._stack.enter_context(connect(self._place))
-            return self._backend.last_run(service_name(job)) if self._backend is not None else None
+            if self._backend is None:
+                return None
+            return self._backend.last_run(service_name(job)) or LastRun("", active=False)
         except BackendError:
             self._stack.close()
             self._backend = None

@@ -91,3 +91,15 @@ class LockHeldError(SdcronError):
     """Another apply is at work in the same scope."""
 
     exit_code = ExitCode.LOCK_HELD
+
+
+def words_for_bug(failure: Exception) -> str:
+    """The lines for what nobody has foreseen: where it was, and what to do with it."""
+    import traceback
+
+    place = traceback.extract_tb(failure.__traceback__)[-1]
+    name = place.filename.rpartition("/")[2]
+    return (
+        f"sdcron: a bug of ours: {type(failure).__name__}: {failure} ({name}:{place.lineno})\n"
+        "  hint: please report it with the output of SDCRON_DEBUG=1 and the same command\n"
+    )

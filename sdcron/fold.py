@@ -7,6 +7,7 @@ no program can (systemd.journal-fields(7)). Anybody may call himself sdcron-back
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sdcron.job import RESERVED_NAMES
@@ -40,7 +41,7 @@ from sdcron.streams import PREFIX, Streams
 from sdcron.trigger import Memory, cause_of, microseconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sdcron.definition import Definition
     from sdcron.runs import Run
@@ -49,8 +50,25 @@ if TYPE_CHECKING:
     Get = Callable[[str], bytes | None]
 
 _BATCH = 1000
-_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_BYTES = 2 * 1024 * 1024
 """Records, and bytes of output in them, that are to be in memory at once: they are there some three times over."""
+
+
+class _States(Mapping[str, tuple[str, str]]):
+    """Job and state of open runs by id, each made when it is asked for: at once they may be many megabytes."""
+
+    def __init__(self, runs: dict[str, OpenRun]) -> None:
+        self._runs = runs
+
+    def __getitem__(self, run_id: str) -> tuple[str, str]:
+        run = self._runs[run_id]
+        return run.job, json.dumps(run.as_json())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
 
 
 class Fold:
@@ -117,13 +135,10 @@ class Fold:
             self.streams.restore(run)
 
     def changes(self) -> Batch:
-        """Everything that is new since the last call."""
+        """Everything that is new since the last call. To be kept before the next entry is taken."""
         state = {"manager": self.manager, "manager_us": self.manager_us, "going_down": self.going_down}
-        open_runs = {
-            run_id: (run.job, json.dumps(run.as_json()))
-            for run_id in self._touched | self.streams.grown
-            if (run := self.runs.get(run_id)) is not None
-        }
+        changed = self._touched | self.streams.grown
+        open_runs = _States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
         memories = {job: json.dumps(self._memories[job].as_json()) for job in self._remembered}
         batch = Batch(self._closed, open_runs, memories, {"fold": json.dumps(state)}, self._dropped)
         self._lately = {record.run_id for record in self._closed}

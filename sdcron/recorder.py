@@ -99,6 +99,7 @@ class Recorder:
         self._last_run = last_run
         self._now_us = now_us
         self._cursor: str | None = None
+        self._read_us = 0
         self._uncommitted = 0
         self._committed_at = time.monotonic()
         self._waiting: dict[str, _Waiting] = {}
@@ -115,15 +116,18 @@ class Recorder:
         entries, feed = self._entries, self._fold.feed
         deadline = time.monotonic() + _READ_SECONDS
         count, at_end = 0, False
-        while count < _READ_ENTRIES:
+        # First what was too much to be closed at once.
+        self._close_past(self._read_us)
+        while count < _READ_ENTRIES and not self._fold.is_full:
             if not entries.next():
                 at_end = True
                 break
             feed(entries.get, entries.realtime_us())
             count += 1
             if not count % 512:
-                self._close_past(entries.realtime_us())
-                if self._fold.is_full or time.monotonic() > deadline:
+                self._read_us = entries.realtime_us()
+                self._close_past(self._read_us)
+                if time.monotonic() > deadline:
                     break
         if count:
             self._cursor = entries.cursor() if not at_end else self._cursor_at_end()

@@ -135,7 +135,8 @@ class StatusLog:
         try:
             _write_all(self._descriptor, content)
             os.fdatasync(self._descriptor)
-        except OSError:
+        except OSError as error:
+            error.filename = str(self.path)
             with suppress(OSError):
                 os.ftruncate(self._descriptor, before.offset)
             raise

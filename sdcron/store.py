@@ -11,6 +11,7 @@ import os
 import sqlite3
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Self
 
 from sdcron.errors import SdcronError
@@ -18,7 +19,7 @@ from sdcron.runs import FAILED, Outcome, Run, Trigger
 from sdcron.store_rows import COLUMNS, INSERT, SELECTED, TABLES, packed, run_of, unpacked, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 _VERSION = 1
@@ -52,7 +53,7 @@ class Batch:
     """One step of the collector. `open_runs` and `memories` are texts of the collector's own, by run id and job."""
 
     closed: list[Run] = field(default_factory=list)
-    open_runs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    open_runs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Job and state, by run id."""
     memories: dict[str, str] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
@@ -118,7 +119,7 @@ class Store:
         with _guarded(self._path):
             [[verdict]] = self._connection.execute("PRAGMA quick_check(1)").fetchall()
         if verdict != "ok":
-            raise DamagedStoreError(f"{self._path} is damaged: {verdict}", "")
+            raise DamagedStoreError(f"{self._path} is damaged: {verdict.splitlines()[-1]}", "")
 
     def size(self) -> int:
         """Bytes of the database file."""
@@ -142,7 +143,7 @@ class Store:
                 connection.execute("DELETE FROM open_runs WHERE run_id = ?", (run.run_id,))
             connection.executemany(
                 "INSERT OR REPLACE INTO open_runs VALUES (?, ?, ?)",
-                [(run_id, job, state) for run_id, (job, state) in batch.open_runs.items()],
+                ((run_id, job, state) for run_id, (job, state) in batch.open_runs.items()),
             )
             connection.executemany(
                 "INSERT INTO jobs (job, memory) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET memory = excluded.memory",
@@ -316,6 +317,10 @@ class Store:
 def set_aside(path: Path, moment: str) -> Path:
     """Rename a damaged database, and what SQLite keeps beside it, to `….damaged-MOMENT`; returns the new name."""
     aside = path.with_name(f"{path.name}.damaged-{moment}")
+    for number in count(2):
+        if not os.path.lexists(aside):
+            break
+        aside = path.with_name(f"{path.name}.damaged-{moment}.{number}")
     for suffix in ("", "-wal", "-shm"):
         source = path.with_name(path.name + suffix)
         with suppress(FileNotFoundError):

@@ -24,18 +24,31 @@ _SOCKET = "sync"
 
 def answer(recorder: Recorder, listener: socket.socket) -> None:
     """Catch up for everybody who waits for it."""
-    waiting = []
-    with suppress(BlockingIOError):
-        while True:
-            connection, _ = listener.accept()
-            waiting.append(connection)
+    waiting = _waiting(listener)
+    done = False
     try:
-        recorder.catch_up(seconds=ANSWER_SECONDS)
+        done = recorder.catch_up(seconds=ANSWER_SECONDS)
     finally:
         for connection in waiting:
             with suppress(OSError):
-                connection.send(b"done\n")
+                if done:
+                    connection.send(b"done\n")
             connection.close()
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Let nobody wait while nothing can be recorded."""
+    for connection in _waiting(listener):
+        connection.close()
+
+
+def _waiting(listener: socket.socket) -> list[socket.socket]:
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            found.append(connection)
+    return found
 
 
 def ask(paths: Paths, seconds: float = ANSWER_SECONDS) -> bool | None:

@@ -3,6 +3,7 @@
 #
 #   tests/prepare.sh build      what the virtual environment is built with: an error when it is missing
 #   tests/prepare.sh machines   what machines are booted with, and their root file systems: optional without root
+#   tests/prepare.sh bench      what `make bench` needs beyond that: an error when it is missing
 #   tests/prepare.sh run        what `make run` needs
 set -eu
 cd "$(dirname "$0")/.."
@@ -30,6 +31,10 @@ for_machines() {
     have mmdebstrap || need mmdebstrap
     { have unshare && have nsenter; } || need util-linux
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
+}
+
+for_bench() {
+    [ -e /usr/lib/systemd/systemd-journal-remote ] || need systemd-journal-remote
 }
 
 install_missing() {
@@ -70,6 +75,12 @@ machines)
     install_missing || exit 0
     "$PYTHON" -m tests.rootfs
     ;;
+bench)
+    for_machines
+    for_bench
+    install_missing || refuse
+    "$PYTHON" -m tests.rootfs
+    ;;
 run)
     if [ -d /run/systemd/system ]; then
         exit 0
@@ -83,7 +94,7 @@ run)
     check_python
     ;;
 *)
-    echo "usage: tests/prepare.sh build|machines|run" >&2
+    echo "usage: tests/prepare.sh build|machines|bench|run" >&2
     exit 2
     ;;
 esac

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,10 +20,10 @@ from tests.recorded import HOUR, MINUTE, NOW, NOW_US, keep, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     Sdcron = Callable[..., tuple[int, str, str]]
 
+ROOT = Path(__file__).parent.parent
 RUNS = (
     recorded("backup", ago_us=50 * HOUR),
     recorded("backup", ago_us=26 * HOUR, outcome=Outcome.FAILURE, stderr=b"no space\n"),
@@ -252,6 +255,17 @@ def test_logs_as_json_are_an_object_a_line(asked: dict[str, Any], capsys: pytest
 def test_a_run_goes_with_no_other_choice_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["logs", "backup", "--run", "ab", "-n", "3"]) == 2
     assert "--run goes with neither" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runs", [3, 3000])
+def test_a_reader_that_has_gone_is_no_reason_to_complain(tmp_path: Path, runs: int) -> None:
+    keep(paths_below(tmp_path), [recorded(ago_us=number) for number in range(runs)])
+    script = (
+        f"{sys.executable} -m sdcron history -n 0 --root {tmp_path} 2>{tmp_path}/err | true; echo ${{PIPESTATUS[0]}}"
+    )
+    ended = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30)
+    assert ended.stdout == "1\n"
+    assert (tmp_path / "err").read_text() == ""
 
 
 def test_the_clock_of_the_tests_is_the_one_of_the_records() -> None:

@@ -348,7 +348,7 @@ def test_secrets_are_gone_before_anything_is_kept() -> None:
     place.tell.starting("job", A)
     place.tell.line("job", "my tok", A, _LINE_BREAK="line-max")
     place.tell.line("job", "en=hunter2", A, _LINE_BREAK="line-max")
-    assert "hunter2" not in json.dumps(place.fold.changes().open_runs)
+    assert "hunter2" not in json.dumps(dict(place.fold.changes().open_runs))
     place.tell.line("job", " end", A)
     place.tell.succeeded("job", A)
     [run] = place.close_all()

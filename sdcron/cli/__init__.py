@@ -6,10 +6,10 @@ Imports only typer at the top; each command imports what it uses.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if "rich" not in sys.modules:
@@ -23,7 +23,7 @@ else:
 
 from sdcron.cli import applying, asking, collecting, watching
 from sdcron.cli.options import app
-from sdcron.errors import ExitCode, JobFileError, SdcronError
+from sdcron.errors import ExitCode, JobFileError, SdcronError, words_for_bug
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
         result = command.main(args=list(arguments), prog_name="sdcron", standalone_mode=False)
+        sys.stdout.flush()
         status = int(result) if isinstance(result, int) else ExitCode.DONE
         # What newer versions of typer make of a KeyboardInterrupt, without a word.
         return _interrupted() if status == ExitCode.INTERRUPTED else status
@@ -47,8 +48,10 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except BrokenPipeError:
-        # The reader of our output has gone, as `sdcron list | head` does; nobody is left to tell.
-        sys.stderr.close()
+        # The reader of our output has gone, as `sdcron list | head` does; nobody is left to tell. What is still to be
+        # written goes nowhere, or Python would complain at the end (its documentation, "Note on SIGPIPE").
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception as failure:  # noqa: BLE001 - the one place where anything unforeseen becomes one line
         show = getattr(failure, "show", None)
@@ -84,16 +87,11 @@ def _report_problems(failure: JobFileError, arguments: Sequence[str]) -> int:
 
 
 def _bug(failure: Exception) -> int:
-    import os
-    import traceback
-
     if os.environ.get("SDCRON_DEBUG"):
+        import traceback
+
         traceback.print_exception(failure)
-    place = traceback.extract_tb(failure.__traceback__)[-1]
-    sys.stderr.write(
-        f"sdcron: a bug of ours: {type(failure).__name__}: {failure} ({Path(place.filename).name}:{place.lineno})\n"
-        "  hint: please report it with the output of SDCRON_DEBUG=1 and the same command\n"
-    )
+    sys.stderr.write(words_for_bug(failure))
     return ExitCode.BUG
 
 

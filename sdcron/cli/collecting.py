@@ -19,14 +19,14 @@ def collect(
 
     Example: sudo sdcron collect --once
     """
+    if not once:
+        from sdcron.collect_service import become
+
+        become(user=user)
     from sdcron import collector
 
-    place = place_of(user, None, "systemd")
-    if once:
-        for note in collector.catch_up(place):
-            collector.tell_journal(note)
-        return
-    collector.serve(place, collector.tell_journal)
+    for note in collector.catch_up(place_of(user, None, "systemd")):
+        collector.tell_journal(note)
 
 
 @app.command(hidden=True)

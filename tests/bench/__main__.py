@@ -1,4 +1,4 @@
-"""Run the benchmarks of apply and of the command's start, print each figure with its limit, exit 1 if one is missed.
+"""Run the benchmarks, or those named: print each figure with its limit, exit 1 if one is missed.
 
 All times are wall time in seconds, taken inside one machine in one run; nothing is compared across runs.
 """
@@ -8,68 +8,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.bench.collector import few_jobs, flood, million
+from tests.bench.figures import JOBS, Figure, job_files, sdcron, seconds
 from tests.machine import RELEASES, Machine, why_no_machines
 
-JOBS = "/etc/jobs"
 MANY = 10_000
 #: `systemctl daemon-reload` calls its method Reload, and gives up after three minutes.
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 SOME = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured number and the most it may be."""
-
-    what: str
-    value: float
-    limit: float
-    unit: str = "s"
-
-    @property
-    def good(self) -> bool:
-        """Whether the limit is kept."""
-        return self.value <= self.limit
-
-    def __str__(self) -> str:
-        """A line of the report."""
-        verdict = "ok  " if self.good else "MISS"
-        return f"{verdict} {self.what}: {self.value:.3f} {self.unit} (at most {self.limit:g} {self.unit})"
-
-
-def job_files(count: int, directory: str = JOBS) -> dict[str, str]:
-    """`count` ordinary job files: a nightly command with a retry and an environment."""
-    return {
-        f"{directory}/job-{number:05}.yaml": (
-            f"description: Nightly work {number}\n"
-            f"schedule: '{number % 60} {2 + number % 4} * * *'\n"
-            f"command: /usr/bin/true --number {number}\n"
-            "retry: 5m\n"
-            "environment:\n"
-            f"  NUMBER: '{number}'\n"
-            "  LANG: C.UTF-8\n"
-        )
-        for number in range(count)
-    }
-
-
-def seconds(machine: Machine, *argv: str, timeout: float = 900) -> float:
-    """Wall time of one command in the machine, measured inside it so that entering the machine does not count."""
-    program = (
-        "import subprocess, sys, time; b = time.monotonic(); subprocess.run(sys.argv[1:], check=True, stdout=2); "
-        "print(time.monotonic() - b)"
-    )
-    return float(machine.run(["python3", "-c", program, *argv], timeout=timeout).stdout)
-
-
-def sdcron(machine: Machine, *arguments: str) -> float:
-    """Wall time of one sdcron command."""
-    return seconds(machine, "python3", "-m", "sdcron", *arguments)
 
 
 def reloads(machine: Machine) -> int:
@@ -144,7 +94,7 @@ def main() -> int:
     figures: list[Figure] = []
     release = next(entry for entry in RELEASES if entry.systemd == "257")
     with Machine(release) as machine:
-        for benchmark in (start, first_apply, one_changed):
+        for benchmark in (start, first_apply, one_changed, few_jobs, flood, million):
             if wanted and benchmark.__name__ not in wanted:
                 continue
             began = time.monotonic()

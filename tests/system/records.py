@@ -7,6 +7,8 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from tests.machine import until
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -131,13 +133,19 @@ def stored(machine: Machine, user: str | None = None) -> list[Record]:
 def records(machine: Machine, user: str | None = None) -> list[Record]:
     """All records, after everything was collected; log and database must say the same."""
     collect(machine, user)
-    found = logged(machine, user)
-    # What has come since then is in the database only.
-    kept = stored(machine, user)[: len(found)]
+    kept = stored(machine, user)
+    found: dict[str, Record] = {}
+
+    def is_logged() -> bool:
+        # A line is appended a moment after its row is there.
+        found.update({record["run_id"]: record for record in logged(machine, user)})
+        return all(record["run_id"] in found for record in kept)
+
+    until(is_logged, 5, "what is in the database is in the log")
     # Of lines that journald dropped it may tell when the record is in the log already.
     late = {"dropped_lines"}
-    different = [(a, b) for a, b in zip(found, kept, strict=True) if without(a, late) != without(b, late)]
-    assert different == []
+    pairs = [(record, found[record["run_id"]]) for record in kept]
+    assert [(a, b) for a, b in pairs if without(a, late) != without(b, late)] == []
     return kept
 
 

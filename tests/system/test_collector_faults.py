@@ -98,12 +98,12 @@ def load(machine: Machine, more: Mapping[str, dict[str, Any]] | None = None) -> 
     finally:
         machine.run(["systemctl", "stop", *(f"sdcron-{name}.timer" for name in TICKS)])
         machine.run(["rm", "/tmp/load"])
-        until(lambda: not active(machine, [*JOBS, "load"]), 20, "nothing runs any more")
+        until(lambda: not active(machine, [*JOBS, "load.service"]), 20, "nothing runs any more")
 
 
 def active(machine: Machine, names: Iterable[str]) -> str:
-    """What of these jobs, and of the load, still runs."""
-    units = [*map(service, names), "load.service"]
+    """What of these still runs."""
+    units = [name if "." in name else service(name) for name in names]
     states = "--state=active,activating,deactivating"
     return machine.run(["systemctl", "list-units", "--plain", "--no-legend", states, *units]).stdout
 
@@ -191,18 +191,19 @@ def _of_a_job(entry: dict[str, Any]) -> bool:
 
 def said(machine: Machine, since: float) -> list[str]:
     """What the collector itself has said."""
-    return [entry["MESSAGE"] for entry in jobs_entries(machine, since, "-u", COLLECTOR, "_COMM=python3")]
+    return [entry["MESSAGE"] for entry in jobs_entries(machine, since, "-u", COLLECTOR) if entry["_PID"] != "1"]
+
+
+def meanwhile(name: str, end: str) -> dict[str, Any]:
+    """A job that ends when the test wants it."""
+    return {"command": told(name, f"echo begun; while [ -e /tmp/hold ]; do sleep 0.05; done; {end}")}
 
 
 def test_a_journal_vacuumed_to_nothing_costs_only_what_was_not_read_yet(machine: Machine) -> None:
     prepare(machine)
     since = time.time()
-    more = {
-        "failed-meanwhile": {
-            "command": told("failed-meanwhile", "echo x; while [ -e /tmp/hold ]; do sleep 0.05; done; exit 3")
-        },
-        "ended-meanwhile": {"command": told("ended-meanwhile", "echo x; while [ -e /tmp/hold ]; do sleep 0.05; done")},
-    }
+    # When nobody can read how they end, systemd still knows it of the first, and nothing of the second.
+    more = {"failed": meanwhile("failed", "exit 3"), "forgotten": meanwhile("forgotten", "exit 0")}
     machine.run(["touch", "/tmp/hold"])
     with load(machine, more):
         start(machine, *more, wait=False)
@@ -210,55 +211,44 @@ def test_a_journal_vacuumed_to_nothing_costs_only_what_was_not_read_yet(machine:
         for _ in range(5):
             machine.run(["journalctl", "--rotate"])
             collect(machine)
-            # Everything that is read by now goes at once.
+            # All that is read by now goes at once, while it reads on.
             machine.run(["journalctl", "--vacuum-size=1K"])
-            time.sleep(0.3)
-        read = records(machine)
+            time.sleep(0.2)
+        records(machine)
+        before = truth(machine)
         machine.run(["systemctl", "stop", COLLECTOR])
+        read = {record["run_id"] for record in stored(machine)}
         machine.run(["rm", "/tmp/hold"])
         until(lambda: not active(machine, more), 20, "they have ended")
-        time.sleep(1)
-        lost = truth(machine)
+        until(lambda: len(truth(machine)["tick-1"]) > len(before["tick-1"]) + 1, 20, "runs that nobody reads of")
         forget_journal(machine)
+        after = truth(machine)
         machine.run(["systemctl", "start", COLLECTOR])
+        until(lambda: len(truth(machine)["tick-1"]) > len(after["tick-1"]) + 1, 20, "more runs")
     found = records(machine)
-    raise AssertionError("\n".join([*show(machine, found, [e for e in truth(machine)]), *said(machine, since)]))
-
-
-def show(machine, found, names):
-    out = []
-    for r in found:
-        if r["job"] in ("failed-meanwhile", "ended-meanwhile") or r["trigger"] is None or r["outcome"] == "abandoned":
-            out.append(
-                str(
-                    {
-                        k: (v if k != "stdout" else len(v.splitlines()))
-                        for k, v in r.items()
-                        if k
-                        not in (
-                            "schema",
-                            "host",
-                            "backend",
-                            "duration_s",
-                            "lateness_s",
-                            "next_run_at",
-                            "job_digest",
-                            "cpu_s",
-                            "memory_peak_bytes",
-                        )
-                    }
-                )
-            )
-    ids = {r["run_id"] for r in found}
-    for n, t in truth(machine).items():
-        out.append(f"{n}: {''.join('.' if i in ids else 'M' for i in t)}")
-    return out
+    ids = {record["run_id"] for record in found}
+    assert read <= ids
+    for name in (*TICKS, "hand"):
+        there = truth(machine)[name]
+        # The last one of before may have been just ending.
+        kept = there[: len(before[name]) - 1] + there[len(after[name]) + 1 :]
+        assert [run_id for run_id in kept if run_id not in ids] == []
+    assert ids <= {run_id for run_ids in truth(machine).values() for run_id in run_ids}
+    [failed] = by_job(found)["failed"]
+    assert (failed["outcome"], failed["exit_code"], failed["stdout"]) == ("failure", 3, "begun\n")
+    assert failed["finished_at"]
+    [forgotten] = by_job(found)["forgotten"]
+    assert (forgotten["outcome"], forgotten["reason"]) == ("abandoned", "its end is in no journal")
+    assert forgotten["stdout"] == "begun\n"
+    assert said(machine, since) == [
+        "the journal no longer has what comes right after the last entry that was read; runs may be missing"
+    ]
 
 
 def test_a_full_disk_costs_nothing_once_it_is_freed(machine: Machine) -> None:
     prepare(machine)
     since = time.time()
-    places = {RUNS: "1500k", "/var/log/sdcron": "800k"}
+    places = {RUNS: "12m", "/var/log/sdcron": "800k"}
     for place, size in places.items():
         machine.run(["mkdir", "-p", place])
         machine.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0750", "tmpfs", place])
@@ -267,18 +257,107 @@ def test_a_full_disk_costs_nothing_once_it_is_freed(machine: Machine) -> None:
             until(lambda: len(truth(machine).get("tick-1", ())) > 1, 20, "some runs")
             for place in places:
                 before = len(truth(machine)["tick-1"])
-                machine.run(["sh", "-c", f"cat /dev/zero >{place}/filler; ls -l {place}"], status=None)
-                until(lambda: len(truth(machine)["tick-1"]) > before + 3, 20, "more runs")
-                collect(machine)
+                machine.run(["sh", "-c", f"cat /dev/zero >{place}/filler"], status=None)
+                until(lambda count=before: len(truth(machine)["tick-1"]) > count + 2, 20, "more runs")
+                assert "the collector is behind" in collect(machine)
                 machine.run(["rm", f"{place}/filler"])
-            until(lambda: len(truth(machine)["tick-1"]) > before + 5, 20, "more runs")
-        try:
-            until(lambda: len(stored(machine)) == sum(map(len, truth(machine).values())), 20, "all")
-        except Exception:
-            pass
-        raise AssertionError(
-            "\n".join([*show(machine, records(machine), [e for e in truth(machine)]), *said(machine, since)])
-        )
+                until(lambda: "behind" not in collect(machine), 20, "it works again")
+        assert_all_known(machine)
+        assert said(machine, since) == [
+            f"{RUNS}/runs.db: database or disk is full; trying again until it works",
+            f"{LOG}: No space left on device; trying again until it works",
+        ]
     finally:
         machine.run(["systemctl", "stop", COLLECTOR])
         machine.run(["umount", *places])
+
+
+DATABASE = f"{RUNS}/runs.db"
+WRITE = "import os, sys; path = sys.argv[1]; size = os.path.getsize(path); file = open(path, 'r+b'); "
+
+#: What may happen to the database while nobody looks, as shell commands, and what is said of it.
+DAMAGED_DATABASE = {
+    f"python3 -c \"{WRITE}file.seek(size // 2 & ~4095); file.write(b'x' * 8192)\" $db": "is damaged: ",
+    f"python3 -c \"{WRITE}file.write(b'x' * 4096)\" $db": "is damaged: file is not a database",
+    "truncate -s 9000 $db": "is damaged: database disk image is malformed",
+    "echo 'not a database, by any means' >$db": "is damaged: file is not a database",
+    "rm $db; mkdir $db; touch $db/in-it": "is no file",
+    "rm $db; ln -s /no/where $db": "is no file",
+    # Nothing to set aside.
+    ": >$db": "",
+    "rm $db": "",
+}
+#: The same of the log; and whether the records in it are all there again. What somebody cuts off he may have taken.
+DAMAGED_LOG = {
+    "sed -i '1a this is no record' $log": ("had lines that are no records", True),
+    f'python3 -c "{WRITE}file.seek(size // 2); file.write(bytes(100))" $log': ("had lines that are no records", True),
+    # As a crash leaves it.
+    "head -c 5000 /dev/zero >>$log": ("", True),
+    "truncate -s -100 $log": ("", False),
+    "echo nothing >$log": ("had lines that are no records", False),
+    ": >$log": ("was moved or deleted, or emptied, by somebody else", False),
+    "rm $log": ("was moved or deleted, or emptied, by somebody else", False),
+}
+
+
+def after(machine: Machine, command: str) -> str:
+    """Do that while no collector runs, have a run that it has not seen, start it, and say what is said then."""
+    since = time.time()
+    machine.run(["systemctl", "stop", COLLECTOR])
+    machine.run(["sh", "-ec", f"db={DATABASE}; log={LOG}; {command}"])
+    start(machine, "hand")
+    machine.run(["systemctl", "start", COLLECTOR])
+    # Whoever comes first to it finds the damage, and says so.
+    told_now = collect(machine).replace("sdcron: ", "").splitlines()
+    until(lambda: len(stored(machine)) == len(truth(machine)["hand"]), 10, "all runs are on record")
+    spoken = [*told_now, *said(machine, since)]
+    assert not [line for line in spoken if "Traceback" in line]
+    return "\n".join(line for line in spoken if not line.startswith("the journal no longer has"))
+
+
+def files(machine: Machine) -> set[str]:
+    return set(machine.run(["ls", RUNS, "/var/log/sdcron"]).stdout.split())
+
+
+def test_a_damaged_database_is_set_aside_and_made_anew(machine: Machine) -> None:
+    prepare(machine)
+    apply(machine, {"hand": JOBS["hand"]})
+    for _ in range(5):
+        start(machine, "hand")
+    before = {record["run_id"]: record for record in records(machine)}
+    for journal_too in (False, True):
+        if journal_too:
+            machine.run(["systemctl", "stop", COLLECTOR])
+            forget_journal(machine)
+        for command, word in DAMAGED_DATABASE.items():
+            there = files(machine)
+            spoken = after(machine, command)
+            assert word in spoken, command
+            assert spoken.count("\n") == 0, command
+            aside = {name for name in files(machine) - there if name.startswith("runs.db.damaged-")}
+            assert len(aside) == bool(word), command
+            # Not a word of any record is different.
+            found = {record["run_id"]: record for record in records(machine)}
+            assert {run_id: found.get(run_id) for run_id in before} == before, command
+            assert list(found) == truth(machine)["hand"], command
+            before = found
+
+
+def test_a_damaged_log_is_set_aside_and_made_anew(machine: Machine) -> None:
+    prepare(machine)
+    apply(machine, {"hand": JOBS["hand"]})
+    for command, (word, whole) in DAMAGED_LOG.items():
+        for _ in range(3):
+            start(machine, "hand")
+        collect(machine)
+        in_log = {record["run_id"] for record in logged(machine)}
+        there = files(machine)
+        spoken = after(machine, command)
+        assert word in spoken, command
+        assert (spoken == "") == (word == ""), command
+        aside = {name for name in files(machine) - there if name.startswith("job_status.log.damaged-")}
+        assert len(aside) == ("no records" in word), command
+        now = {record["run_id"] for record in logged(machine)}
+        assert in_log <= now or not whole, command
+        assert truth(machine)["hand"][-1] in now, command
+        assert [record["run_id"] for record in stored(machine)] == truth(machine)["hand"], command
