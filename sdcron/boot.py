@@ -70,7 +70,13 @@ def after_boot(place: Place) -> int:
 
 
 def owed_retries(store: Store, this_boot: str) -> Iterator[Owed]:
-    """Retries that an earlier boot left to this one."""
+    """Retries that an earlier boot left to this one, or an earlier manager of the same user."""
+    manager = str(json.loads(store.meta().get("fold", "{}")).get("manager", ""))
+    same_boot = manager.partition(":")[0] == this_boot
+
+    def is_gone(other: str) -> bool:
+        return other != manager if same_boot else other.partition(":")[0] != this_boot
+
     for job, text in sorted(store.memories().items()):
         try:
             memory = Memory.from_json(json.loads(text))
@@ -78,7 +84,7 @@ def owed_retries(store: Store, this_boot: str) -> Iterator[Owed]:
             continue
         if memory.owed:
             yield Owed(job, memory.owed, "the machine went down while it ran")
-        elif memory.retry and not memory.retry_stopped and memory.retry_manager.partition(":")[0] != this_boot:
+        elif memory.retry and not memory.retry_stopped and is_gone(memory.retry_manager):
             yield Owed(job, memory.retry, "the machine went down while it waited")
 
 

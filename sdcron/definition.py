@@ -32,6 +32,7 @@ class Definition:
     """One job as it is applied. Lengths are microseconds."""
 
     digest: str | None = None
+    timer_digest: str | None = None
     schedule: Schedule | None = None
     boot: bool = False
     """Whether it has a timer that waits for a boot."""
@@ -92,6 +93,7 @@ class Definitions:
         offset = schedule.offset // _MICROSECOND if schedule is not None else 0
         return Definition(
             digest=job.digest,
+            timer_digest=job.units.get(timer_name(job.name), "").rpartition("Digest=")[2].strip() or None,
             schedule=schedule if job.active else None,
             boot=job.boot,
             boot_delay_us=1_000_000 + offset,

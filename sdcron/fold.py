@@ -7,7 +7,6 @@ no program can (systemd.journal-fields(7)). Anybody may call himself sdcron-back
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sdcron.job import RESERVED_NAMES
@@ -33,7 +32,7 @@ from sdcron.messages import (
     number_of,
     text_of,
 )
-from sdcron.open_run import CUT_OFF, END_UNKNOWN, SHUT_DOWN, STOPPED, OpenRun, new_captures
+from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States, new_captures
 from sdcron.paths import Scope
 from sdcron.runs import moment_of
 from sdcron.store import Batch
@@ -41,7 +40,7 @@ from sdcron.streams import PREFIX, Streams
 from sdcron.trigger import Memory, cause_of, microseconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sdcron.definition import Definition
     from sdcron.runs import Run
@@ -52,23 +51,6 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _BATCH_BYTES = 2 * 1024 * 1024
 """Records, and bytes of output in them, that are to be in memory at once: they are there some three times over."""
-
-
-class _States(Mapping[str, tuple[str, str]]):
-    """Job and state of open runs by id, each made when it is asked for: at once they may be many megabytes."""
-
-    def __init__(self, runs: dict[str, OpenRun]) -> None:
-        self._runs = runs
-
-    def __getitem__(self, run_id: str) -> tuple[str, str]:
-        run = self._runs[run_id]
-        return run.job, json.dumps(run.as_json())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._runs)
-
-    def __len__(self) -> int:
-        return len(self._runs)
 
 
 class Fold:
@@ -138,7 +120,7 @@ class Fold:
         """Everything that is new since the last call. To be kept before the next entry is taken."""
         state = {"manager": self.manager, "manager_us": self.manager_us, "going_down": self.going_down}
         changed = self._touched | self.streams.grown
-        open_runs = _States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
+        open_runs = States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
         memories = {job: json.dumps(self._memories[job].as_json()) for job in self._remembered}
         batch = Batch(self._closed, open_runs, memories, {"fold": json.dumps(state)}, self._dropped)
         self._lately = {record.run_id for record in self._closed}
@@ -182,7 +164,7 @@ class Fold:
                 self._service(name, get, when_us)
             elif kind == "timer":
                 self._timer(unit, name, get, when_us)
-        elif unit == "timers.target":
+        elif unit == ("default.target" if self._user else "timers.target"):
             # It goes first when everything is stopped, and nobody stops it alone.
             message = get("MESSAGE_ID")
             if message in (HAS_STOPPED, STARTED):
@@ -207,18 +189,19 @@ class Fold:
 
         A run that somebody's shutdown had stopped has its end; what has none was cut off.
         """
+        boot = manager.partition(":")[0]
         for run in [run for run in self.runs.values() if run.manager != manager]:
-            self._abandon(run)
+            self._abandon(run, MANAGER_GONE if run.manager.partition(":")[0] == boot else CUT_OFF)
 
     def abandon_other_boots(self, boot_id: str) -> None:
         """The same for every run that is not of this boot. Only when all that the journal has was taken."""
         for run in [run for run in self.runs.values() if run.manager.partition(":")[0] != boot_id]:
             if boot_id:
-                self._abandon(run)
+                self._abandon(run, CUT_OFF)
 
-    def _abandon(self, run: OpenRun) -> None:
+    def _abandon(self, run: OpenRun, why: str) -> None:
         if not run.result and not run.stopped:
-            run.result = CUT_OFF
+            run.result = why
         self.close(run)
 
     def _service(self, job: str, get: Get, when_us: int) -> None:
@@ -344,7 +327,7 @@ class Fold:
             if name.endswith("@boot") or (definition is not None and definition.boot and not definition.has_times):
                 memory.boot_timer_us = when_us
             else:
-                memory.timer_started(when_us, self.manager, definition.digest if definition else None)
+                memory.timer_started(when_us, self.manager, definition.timer_digest if definition else None)
 
     def _spawn_failed(self, get: Get) -> None:
         """What the process says that was to become the command, before it did, and maybe before systemd says a word."""

@@ -10,10 +10,10 @@ import select
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcron.errors import BackendError
+from sdcron.resident import give_back_pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,6 @@ _LOCAL_ONLY = 1  # SD_JOURNAL_LOCAL_ONLY, sd_journal_open(3)
 _INVALIDATE = 2  # SD_JOURNAL_INVALIDATE, sd_journal_get_fd(3)
 _KEPT_ENTRIES = 5000
 """Entries after which the memory is given back that maps the files: a reader keeps all that it has looked at."""
-_MADV_DONTNEED = 4  # madvise(2)
 _STDOUT_SOCKET = "/run/systemd/journal/stdout"
 _HEADER = b"sdcron-collector\n\n6\n0\n0\n0\n0\n"
 """What a program says of a stream to journald: identifier, unit, priority, and no to prefixes and forwarding."""
@@ -116,7 +115,8 @@ class Journal:
         """Go to the next entry; False when there is none yet."""
         # Also right after the first, which looks for its place in every file that there is.
         if self._count % _KEPT_ENTRIES == 1:
-            _give_pages_back()
+            # With a journal of the usual 4 GB it would be more than all else of the collector.
+            give_back_pages(".journal")
         self._count += 1
         if self._reader._next():
             return True
@@ -160,21 +160,6 @@ class Journal:
                 self._reader.process()
                 return True
         return False
-
-
-def _give_pages_back() -> None:
-    """Take no more memory for what the reader has mapped; it is read anew, from the kernel's cache, when it is wanted.
-
-    With a journal of the usual 4 GB it would be more than all else of the collector.
-    """
-    import ctypes
-
-    madvise = ctypes.CDLL(None).madvise
-    with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
-        for line in maps:
-            if ".journal" in line:  # " (deleted)" may follow
-                start, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
 
 
 def write(message: str, **fields: str) -> None:

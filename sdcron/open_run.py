@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal as signals
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +12,8 @@ from sdcron.output import KEEP, Capture
 from sdcron.runs import Outcome, Run, Trigger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sdcron.definition import Definition
     from sdcron.trigger import Cause
 
@@ -36,6 +40,7 @@ _REASONS = {
     "timeout-start": "systemd waited too long to start it",
 }
 CUT_OFF = "cut off: the machine went down without a shutdown"
+MANAGER_GONE = "cut off: its service manager was killed"
 SHUT_DOWN = "cut off by a shutdown"
 STOPPED = "stopped by an administrator"
 END_UNKNOWN = "its end is in no journal"
@@ -119,7 +124,7 @@ class OpenRun:
 
     def retry_owed(self, definition: Definition | None) -> int:
         """The number of the retry that a run gets which the machine cut off: systemd saw no failure, or no more."""
-        if definition is None or not (self.result == CUT_OFF or self.stopped == SHUT_DOWN):
+        if definition is None or not (self.result in (CUT_OFF, MANAGER_GONE) or self.stopped == SHUT_DOWN):
             return 0
         # With `retry.on_exit` only these exit statuses are retried, and this run has none.
         return self.attempt if self.attempt <= len(definition.retry_delays_us) and not definition.retry_on_exit else 0
@@ -129,7 +134,7 @@ class OpenRun:
             return (Outcome.ABANDONED if self.stopped == SHUT_DOWN else Outcome.KILLED), self.stopped
         if not self.result:
             return Outcome.ABANDONED, END_UNKNOWN
-        if self.result in (CUT_OFF, END_UNKNOWN):
+        if self.result in (CUT_OFF, MANAGER_GONE, END_UNKNOWN):
             return Outcome.ABANDONED, self.result
         outcome = _RESULTS.get(self.result, Outcome.FAILURE)
         reason = _REASONS.get(self.result, "" if self.result in _RESULTS else self.result)
@@ -159,6 +164,23 @@ class OpenRun:
         captures = {name: Capture.restored(state[name], patterns) for name in ("stdout", "stderr")}
         trigger = Trigger(state["trigger"]) if state["trigger"] is not None else None
         return cls(**{**state, **captures, "trigger": trigger})
+
+
+class States(Mapping[str, tuple[str, str]]):
+    """Job and state of open runs by id, each made when it is asked for: at once they may be many megabytes."""
+
+    def __init__(self, runs: dict[str, OpenRun]) -> None:
+        self._runs = runs
+
+    def __getitem__(self, run_id: str) -> tuple[str, str]:
+        run = self._runs[run_id]
+        return run.job, json.dumps(run.as_json())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._runs)
+
+    def __len__(self) -> int:
+        return len(self._runs)
 
 
 def new_captures(definition: Definition | None) -> tuple[Capture, Capture]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sdcron.open_run import END_UNKNOWN, OpenRun
+from sdcron.resident import give_back_heap
 from sdcron.status_log import Position
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ _LARGE_PAST_US = 10_000_000
 _PENDING = 4000
 _PENDING_BYTES = 8 * 1024 * 1024
 """Ended runs that may wait for their output: an old journal is to take no more memory than a new one."""
+_MUCH_BYTES = 1024 * 1024
+"""Output recorded since memory was given back, after which that is worth it."""
 _RECONCILE_SECONDS = 60.0
 _MAINTENANCE_SECONDS = 600.0
 
@@ -100,6 +103,7 @@ class Recorder:
         self._now_us = now_us
         self._cursor: str | None = None
         self._read_us = 0
+        self._recorded_bytes = 0
         self._uncommitted = 0
         self._committed_at = time.monotonic()
         self._waiting: dict[str, _Waiting] = {}
@@ -313,7 +317,10 @@ class Recorder:
         if settled:
             self.reconcile_if_due()
             self.maintain_if_due()
-        self.commit()
+        self._recorded_bytes += sum(len(run.stdout.kept) + len(run.stderr.kept) for run in self.commit())
+        if settled and self._recorded_bytes > _MUCH_BYTES:
+            self._recorded_bytes = 0
+            give_back_heap()
         if not at_end or self._log.position != self._saved:
             return 0.0
         if not settled:

@@ -100,6 +100,8 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         due = memory.retry_armed_us + definition.retry_delays_us[retry - 1]
         if due - _EARLY_US <= started_us <= due + slack:
             return Cause(Trigger.RETRY, retry + 1, due)
+        if started_us < memory.retry_armed_us:  # the clock was set back, and how far nobody tells
+            return Cause(Trigger.RETRY, retry + 1)
     if definition.boot and memory.boot_timer_us is not None:
         due = max(memory.boot_timer_us, manager_us + definition.boot_delay_us)
         first = memory.started_us is None or memory.started_us < memory.boot_timer_us
@@ -108,7 +110,8 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
     due_us = _due(started_us, definition.schedule, memory)
     if due_us is None:
         return Cause(Trigger.MANUAL)
-    if memory.timer_us is not None and memory.timer_us > due_us:
+    # A timer that was started later than now was started before the clock was set back.
+    if memory.timer_us is not None and due_us < memory.timer_us <= started_us:
         caught_up = definition.persistent and memory.timer_again
         if caught_up and started_us <= memory.timer_us + definition.accuracy_us + _CATCH_UP_US:
             return Cause(Trigger.MISSED, 1, due_us)
@@ -119,7 +122,8 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
 def _due(started_us: int, schedule: Schedule | None, memory: Memory) -> int | None:
     """The last time of the schedule before a start, if a timer can have started it then."""
     due = last_due(schedule, started_us + _EARLY_US) if schedule is not None else None
-    if due is None or (memory.due_us is not None and due <= memory.due_us):
+    # Times that are used up come again when the clock is set back.
+    if due is None or (memory.due_us is not None and due <= memory.due_us <= started_us + _EARLY_US):
         return None
     # The run before was still on when it fell due: systemd dropped it.
     if memory.started_us is not None and memory.started_us < due <= (memory.finished_us or due):

@@ -115,7 +115,9 @@ def million(machine: Machine) -> list[Figure]:
     """A collector that recorded a million runs: its memory, and `status` and `history` of them."""
     _clean(machine)
     machine.write_files(job_files(MANY_JOBS, schedule=_far_schedule()))
-    machine.write(f"{JOBS}/job-00000.yaml", f'schedule: "{_far_schedule()}"\ncommand: /bin/echo well done\n')
+    machine.write(
+        f"{JOBS}/job-00000.yaml", f'schedule: "{_far_schedule()}"\ncommand: /bin/sh -c "echo well done; sleep 0.2"\n'
+    )
     sdcron(machine, "apply", JOBS)
     machine.run(["systemctl", "start", "sdcron-job-00000.service"])
     templates = _templates(machine)
@@ -131,6 +133,7 @@ def million(machine: Machine) -> list[Figure]:
     history = times(machine, "python3", "-m", "sdcron", "history", "job-00500", "-n", "20", count=10)
     resident, peak = _memory(machine)
     print(f"     {total} runs from {files} journal files of {size / 1e9:.1f} GB: {total / took:.0f} runs/s")
+    print(f"     resident {resident:.1f} MB, at most {peak:.1f} MB")
     print(f"     status: median {statistics.median(status):.3f} s; history: median {statistics.median(history):.3f} s")
     [last] = json.loads(machine.sdcron("history", "job-00500", "-n", "1", "--json").stdout)
     if (last["trigger"], last["stdout_bytes"]) != ("schedule", 10):
@@ -207,7 +210,10 @@ def _templates(machine: Machine) -> list[str]:
     output = machine.run(["journalctl", "--output=export", "--unit=sdcron-job-00000.service"]).stdout
     entries = [entry for entry in output.split("\n\n") if entry.strip()]
     [first, *_] = re.findall(r"^INVOCATION_ID=(\w+)$", output, re.MULTILINE)
-    return [_template(entry, first) for entry in entries if first in entry]
+    templates = [_template(entry, first) for entry in entries if first in entry]
+    if not any("_STREAM_ID=" in template for template in templates):
+        raise AssertionError(f"the run's output is not among its entries:\n{output}")
+    return templates
 
 
 def _template(entry: str, run_id: str) -> str:
