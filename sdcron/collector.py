@@ -15,7 +15,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ DATABASE = "runs.db"
 _LOCK = "collect.lock"
 _MANAGER_SECONDS = 30.0
 _RETRY_SECONDS = 2.0
+_LONGEST_RETRY_SECONDS = 60.0
+_LAST_STEPS = 4
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Larger databases are not looked through at the start; SQLite finds damage when it comes upon it."""
 
@@ -57,11 +59,13 @@ def database(paths: Paths) -> Path:
 
 
 @contextmanager
-def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorder, Journal]]:
+def recording(
+    place: Place, tell: Tell, ending: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[Recorder, Journal]]:
     """Hold the collector's lock and give what records, all opened and brought to one state; `tell` hears in one line.
 
-    Raises LockHeldError if another one collects and `wait` is false, BackendError without a journal, SdcronError and
-    OSError for what cannot be opened or written.
+    Once `ending` says so, it comes to an end early. Raises LockHeldError if another one collects, BackendError without
+    a journal, SdcronError and OSError for what cannot be opened or written.
     """
     paths = place.paths
     with ExitStack() as stack:
@@ -71,7 +75,7 @@ def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorde
         stack.callback(journal.close)
         stack.enter_context(_as_owner(paths))
         _make_private(paths.runs_dir)
-        stack.enter_context(_lock(paths, wait=wait))
+        stack.enter_context(_lock(paths))
         log = StatusLog(paths.log_dir, settings)
         stack.callback(log.close)
         store = _open_store(paths, log, tell)
@@ -86,8 +90,9 @@ def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorde
         elif not journal.seek_cursor(cursor):
             tell("the journal no longer has what comes right after the last entry that was read; runs may be missing")
         recorder = Recorder(
-            journal, fold, store, log, settings, boot_id=boot_id(), all_stored=all_stored, last_run=manager
-        )
+            journal, fold, store, log, settings, boot_id=boot_id(), all_stored=all_stored, last_run=manager,
+            ending=ending,
+        )  # fmt: skip
         recovery = log.recover(position_of(meta.get("log")), store.newest_id(), time.time_ns() // 1000)
         for note in recovery.notes:
             tell(note)
@@ -97,7 +102,7 @@ def recording(place: Place, tell: Tell, *, wait: bool) -> Iterator[tuple[Recorde
 
 def collect_once(place: Place, tell: Tell) -> None:
     """Read to the end of the journal, and keep what it tells. Raises as `recording`."""
-    with recording(place, tell, wait=False) as (recorder, _):
+    with recording(place, tell) as (recorder, _):
         recorder.catch_up()
 
 
@@ -105,24 +110,26 @@ def serve(place: Place, tell: Tell) -> None:
     """Follow the journal until SIGTERM or SIGINT. What goes wrong is told once, and tried again for ever."""
     gc.enable()
     with _Ending() as ending, listening(place.paths) as listener:
-        told = ""
+        told, pause = "", _RETRY_SECONDS
         while not ending.asked:
             try:
-                with recording(place, tell, wait=True) as (recorder, journal):
+                with recording(place, tell, lambda: ending.asked) as (recorder, journal):
                     recorder.catch_up()
                     # It may be opened and yet not be written to.
-                    told = ""
+                    told, pause = "", _RETRY_SECONDS
                     _follow(recorder, journal, listener, ending, tell)
             except DamagedStoreError as error:
                 tell(f"{error.message}; it is set aside and made anew")
                 _set_aside(place.paths)
             except (SdcronError, OSError) as error:
-                message = error.message if isinstance(error, SdcronError) else f"{error.filename}: {error.strerror}"
+                message = error.message if isinstance(error, SdcronError) else _words(error)
                 if message != told:
                     tell(f"{message}; trying again until it works")
                     told = message
                 turn_away(listener)
-                ending.wait(_RETRY_SECONDS)
+                ending.wait(pause)
+                # To open everything takes a while of the processor, and a full disk may stay full.
+                pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
 
 def catch_up(place: Place) -> tuple[str, ...]:
@@ -158,6 +165,11 @@ def catch_up(place: Place) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _words(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what
+
+
 def _unit(place: Place) -> str:
     return "--user -u sdcron-collector" if place.user else "-u sdcron-collector"
 
@@ -182,9 +194,13 @@ def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, endin
         poll.unregister(journal.fileno())
         if journal.fileno() in ready:
             journal.process()
+        ending.forget()
         if listener.fileno() in ready:
             answer(recorder, listener)
-    recorder.catch_up(seconds=2)
+    # What has ended just now is recorded before it is left to the next start.
+    for _ in range(_LAST_STEPS):
+        recorder.step()
+    recorder.commit(cursor_too=True)
 
 
 class _Ending:
@@ -213,6 +229,11 @@ class _Ending:
     def fileno(self) -> int:
         """Readable once a signal has come."""
         return self._reader
+
+    def forget(self) -> None:
+        """Not readable any more: it may have been another signal, as that which ends a search that takes too long."""
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not on when a signal comes."""
@@ -266,11 +287,14 @@ def _definitions(place: Place, uid: int) -> Definitions:
 
 
 @contextmanager
-def _lock(paths: Paths, *, wait: bool) -> Iterator[None]:
-    descriptor = os.open(paths.runs_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+def _lock(paths: Paths) -> Iterator[None]:
+    # Not for its readers: who can open it can hold it.
+    descriptor = os.open(paths.runs_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        with suppress(PermissionError):
+            os.fchmod(descriptor, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockHeldError("another sdcron is collecting", "wait for it") from error
         yield

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from sdcron.job import RESERVED_NAMES
+from sdcron.memories import Memories
 from sdcron.messages import (
     CONDITION,
     DROPPED,
@@ -32,12 +33,12 @@ from sdcron.messages import (
     number_of,
     text_of,
 )
-from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States, new_captures
+from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States
 from sdcron.paths import Scope
 from sdcron.runs import moment_of
 from sdcron.store import Batch
 from sdcron.streams import PREFIX, Streams
-from sdcron.trigger import Memory, cause_of, microseconds_of
+from sdcron.trigger import cause_of, microseconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,10 +72,11 @@ class Fold:
         self._unit_field = "USER_UNIT" if self._user else "UNIT"
         self._id_field = "USER_INVOCATION_ID" if self._user else "INVOCATION_ID"
         self.runs: dict[str, OpenRun] = {}
-        """All that are open, by run id, in the order of their beginning."""
+        """All that are open, by run id, in the order of their beginning; and by job:"""
         self._of_job: dict[str, list[OpenRun]] = {}
-        """The same by job."""
-        self.streams = Streams(self.runs, define, self._unknown_run, user=self._uid if self._user else None)
+        self.memories = Memories(define)
+        user_id = self._uid if self._user else None
+        self.streams = Streams(self.runs, define, self.memories.capture, self._unknown_run, user=user_id)
         self.manager = ""
         """The systemd that was heard last: boot id and process id."""
         self.manager_us = 0
@@ -82,14 +84,12 @@ class Fold:
         """Whether it has begun to stop everything."""
         self._complaint = ("", "")
         """What the manager said last of a run that it could not begin: its id, and the text."""
-        self._memories: dict[str, Memory] = {}
         self._closed: list[Run] = []
         self._closed_bytes = 0
         self._lately: set[str] = set()
         """Ids of closed runs that may not be recorded yet."""
         self._dropped: list[tuple[str, int]] = []
         self._touched: set[str] = set()
-        self._remembered: set[str] = set()
 
     # What the caller keeps between two starts
 
@@ -101,15 +101,11 @@ class Fold:
             self.going_down = bool(state.get("going_down", False))
         except (ValueError, TypeError, AttributeError):
             pass
-        for job, text in memories.items():
-            try:
-                self._memories[job] = Memory.from_json(json.loads(text))
-            except (ValueError, TypeError):
-                continue
+        self.memories.restore(memories)
         found = []
         for job, text in open_runs.values():
             try:
-                found.append(OpenRun.from_json(json.loads(text), self._define(job)))
+                found.append(OpenRun.from_json(json.loads(text), self.memories.output(job)[1]))
             except (ValueError, TypeError, KeyError):
                 continue
         for run in sorted(found, key=lambda run: run.started_us or 0):
@@ -121,18 +117,12 @@ class Fold:
         state = {"manager": self.manager, "manager_us": self.manager_us, "going_down": self.going_down}
         changed = self._touched | self.streams.grown
         open_runs = States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
-        memories = {job: json.dumps(self._memories[job].as_json()) for job in self._remembered}
-        batch = Batch(self._closed, open_runs, memories, {"fold": json.dumps(state)}, self._dropped)
+        batch = Batch(self._closed, open_runs, self.memories.changes(), {"fold": json.dumps(state)}, self._dropped)
         self._lately = {record.run_id for record in self._closed}
-        self._closed, self._dropped, self._touched, self._remembered = [], [], set(), set()
+        self._closed, self._dropped, self._touched = [], [], set()
         self._closed_bytes = 0
         self.streams.grown.clear()
         return batch
-
-    def memory(self, job: str) -> Memory:
-        """What the job's timers and runs did; what the caller changes in it is kept."""
-        self._remembered.add(job)
-        return self._memories.setdefault(job, Memory())
 
     # Entries
 
@@ -263,22 +253,24 @@ class Fold:
         if run is None:
             if self._is_over(run_id):
                 # Read a second time, for a database that was rebuilt: what comes next is judged by it all the same.
-                self.memory(job).run_started(when_us, self._cause(job, when_us, definition))
+                self.memories.of(job).run_started(when_us, self._cause(job, when_us, definition))
                 return
-            run = self._open(job, run_id, definition)
+            run = self._open(job, run_id)
         cause = self._cause(job, when_us, definition)
         run.begin(when_us, cause, definition)
         run.host = host
-        self.memory(job).run_started(when_us, cause)
+        memory = self.memories.of(job)
+        memory.run_started(when_us, cause)
+        if definition is not None:
+            memory.seen(definition)
         self._touched.add(run_id)
         self.streams.adopt(run)
 
     def _cause(self, job: str, when_us: int, definition: Definition | None) -> Cause:
-        return cause_of(when_us, definition, self.memory(job), self.manager, self.manager_us)
+        return cause_of(when_us, definition, self.memories.of(job), self.manager, self.manager_us)
 
-    def _open(self, job: str, run_id: str, definition: Definition | None) -> OpenRun:
-        stdout, stderr = new_captures(definition)
-        run = OpenRun(job, run_id, self.manager, stdout=stdout, stderr=stderr)
+    def _open(self, job: str, run_id: str) -> OpenRun:
+        run = OpenRun(job, run_id, self.manager, stdout=self.memories.capture(job), stderr=self.memories.capture(job))
         self._add(run)
         self._touched.add(run_id)
         return run
@@ -289,7 +281,7 @@ class Fold:
 
     def _unknown_run(self, job: str, run_id: str) -> OpenRun | None:
         """A run whose beginning the journal has lost, or has yet to tell; None if its record is closed already."""
-        return None if self._is_over(run_id) else self._open(job, run_id, self._define(job))
+        return None if self._is_over(run_id) else self._open(job, run_id)
 
     def _is_over(self, run_id: str) -> bool:
         return run_id in self._lately or self._is_recorded(run_id)
@@ -300,10 +292,13 @@ class Fold:
         if self._is_over(run_id) or run_id in self.runs:
             return
         definition = self._define(job)
-        run = self._open(job, run_id, definition)
+        run = self._open(job, run_id)
         cause = self._cause(job, when_us, definition)
         run.begin(when_us, cause, definition)
-        self.memory(job).run_started(when_us, cause)
+        memory = self.memories.of(job)
+        memory.run_started(when_us, cause)
+        if definition is not None:
+            memory.seen(definition)
         run.host = text_of(get, "_HOSTNAME")
         condition = CONDITION.search(text_of(get, "MESSAGE"))
         run.result, run.ended_us = "exec-condition", when_us
@@ -315,7 +310,7 @@ class Fold:
         started = message == STARTED and bool(run_id)
         retry = RETRY_TIMER.fullmatch(unit)
         if retry:
-            memory = self.memory(retry[1])
+            memory = self.memories.of(retry[1])
             if started:
                 memory.retry_started(int(retry[2]), when_us, self.manager)
             elif message == HAS_STOPPED and memory.retry == int(retry[2]) and not self.going_down:
@@ -323,7 +318,7 @@ class Fold:
         elif started:
             job = name.removesuffix("@boot")
             definition = self._define(job)
-            memory = self.memory(job)
+            memory = self.memories.of(job)
             if name.endswith("@boot") or (definition is not None and definition.boot and not definition.has_times):
                 memory.boot_timer_us = when_us
             else:
@@ -371,6 +366,13 @@ class Fold:
         """Whether there is so much to keep by now that `changes` should be called before more is closed."""
         return len(self._closed) >= _BATCH or self._closed_bytes >= _BATCH_BYTES
 
+    @property
+    def only_output_grew(self) -> bool:
+        """Whether nothing but the output of open runs is new since the last `changes`."""
+        return bool(self.streams.grown) and not (
+            self._closed or self._touched or self.memories.changed or self._dropped
+        )
+
     def touch(self, run: OpenRun) -> None:
         """The caller has changed it: it is among the next `changes`."""
         self._touched.add(run.run_id)
@@ -393,6 +395,6 @@ class Fold:
 
     def _remember_end(self, run: OpenRun, definition: Definition | None) -> None:
         """The job's memory is told at once: the next run may begin before this one's output is complete."""
-        memory = self.memory(run.job)
+        memory = self.memories.of(run.job)
         if run.started_us is None or run.started_us == memory.started_us:
             memory.run_ended(run.ended_us, run.retry_owed(definition))

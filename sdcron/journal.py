@@ -6,6 +6,7 @@ knows how to tell that journald has stored all that was written before a moment.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import time
@@ -37,8 +38,6 @@ class Journal:
         """
         self._matches = tuple(matches)
         self._count = 0
-        self._at: str | None = None
-        """Cursor of the entry under the reader; None before the first."""
         self._reader = self._open()
 
     def _open(self) -> Any:  # noqa: ANN401 - python3-systemd has no types
@@ -51,16 +50,19 @@ class Journal:
             ) from error
         try:
             reader = _Reader(_LOCAL_ONLY)
+            # Watching begins here, so that nothing between this and the first look is missed.
+            reader.fileno()
         except OSError as error:
-            raise BackendError(f"the journal cannot be opened: {error.strerror}", "see: journalctl --header") from error
+            hint = "see: journalctl --header"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                hint = "too much is watched: raise it with sysctl fs.inotify.max_user_instances"
+            raise BackendError(f"the journal cannot be opened: {error.strerror}", hint) from error
         reader.data_threshold = 0
         for match in self._matches:
             if match == "+":
                 reader.add_disjunction()
             else:
                 reader.add_match(match)
-        # Watching begins here, so that nothing between this and the first look is missed.
-        reader.fileno()
         return reader
 
     def close(self) -> None:
@@ -72,12 +74,10 @@ class Journal:
     def seek_head(self) -> None:
         """Before the oldest entry."""
         self._reader.seek_head()
-        self._at = None
 
     def seek_time(self, moment_us: int) -> None:
         """Before the first entry since, in microseconds since 1970."""
         self._reader.seek_realtime(moment_us)
-        self._at = None
 
     def seek_tail(self, back: int = 0) -> None:
         """After the newest entry, or before the last `back` of them."""
@@ -98,13 +98,10 @@ class Journal:
             self._reader.seek_cursor(cursor)
         except (OSError, ValueError) as error:
             raise BackendError("that is no cursor of a journal", "") from error
-        self._at = None
         if not self._reader._next():
             # Either it is gone with everything after it, or what there is begins later.
-            self._at = cursor
             return False
         if self._reader.test_cursor(cursor):
-            self._at = cursor
             return True
         self._reader._previous()
         return False

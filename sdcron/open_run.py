@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from sdcron.output import KEEP, Capture
+from sdcron.output import Capture, Patterns
 from sdcron.runs import Outcome, Run, Trigger
 
 if TYPE_CHECKING:
@@ -158,9 +158,8 @@ class OpenRun:
         return {**plain, "stdout": self.stdout.state(), "stderr": self.stderr.state()}
 
     @classmethod
-    def from_json(cls, state: dict[str, Any], definition: Definition | None) -> Self:
-        """The inverse. Raises KeyError, ValueError or TypeError for anything else."""
-        patterns = definition.patterns if definition is not None else ()
+    def from_json(cls, state: dict[str, Any], patterns: Patterns) -> Self:
+        """The inverse; `patterns` are what is redacted. Raises KeyError, ValueError or TypeError for anything else."""
         captures = {name: Capture.restored(state[name], patterns) for name in ("stdout", "stderr")}
         trigger = Trigger(state["trigger"]) if state["trigger"] is not None else None
         return cls(**{**state, **captures, "trigger": trigger})
@@ -181,12 +180,6 @@ class States(Mapping[str, tuple[str, str]]):
 
     def __len__(self) -> int:
         return len(self._runs)
-
-
-def new_captures(definition: Definition | None) -> tuple[Capture, Capture]:
-    """What takes the two streams of a job's run."""
-    keep, patterns = (definition.keep, definition.patterns) if definition is not None else (KEEP, ())
-    return Capture(keep, patterns), Capture(keep, patterns)
 
 
 def _signal_name(number: int | None) -> str | None:

@@ -1,21 +1,28 @@
-"""What is kept of one stream of a run: its head and its tail, without what is to be redacted. Pure."""
+"""What is kept of one stream of a run: its head and its tail, without what is to be redacted, line by line."""
 
 from __future__ import annotations
 
 import base64
 import re
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sdcron.runs import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 KEEP = 64 * 1024
 """Bytes kept of each stream unless the job says otherwise."""
 REDACTED = "[redacted]"
-_LONGEST_LINE = 1024 * 1024
-"""Bytes of a line that are looked at as one when there is something to redact."""
+_LONGEST_LINE = 256 * 1024
+"""Bytes of a line that are looked at as one when there is something to redact; the rest of it is left out."""
+_SEARCH_SECONDS = 0.5
+_MOST_SEARCH_SECONDS = 5.0
+"""How long all searches in one stream may take; then nothing more of it is shown."""
 
 Patterns = tuple[re.Pattern[str], ...]
 
@@ -32,17 +39,58 @@ def compile_patterns(texts: Iterable[str]) -> Patterns:
 
 
 def redact(line: bytes, patterns: Patterns) -> bytes:
-    """The line with every match blacked out; bytes that are not UTF-8 stay as they are."""
+    """The line with every match blacked out; bytes that are not UTF-8 stay as they are.
+
+    All of it is blacked out where a search takes too long, as some patterns let it take for ever (re.sub looks for
+    signals now and then). Only the main thread can be stopped so.
+    """
     text = line.decode("utf-8", "surrogateescape")
-    for pattern in patterns:
-        text = pattern.sub(REDACTED, text)
+    try:
+        with _time_limit():
+            for pattern in patterns:
+                text = pattern.sub(REDACTED, text)
+    except _TooLongError:
+        text = REDACTED + "\n" * text.endswith("\n")
     return text.encode("utf-8", "surrogateescape")
+
+
+class _TooLongError(Exception):
+    pass
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _SEARCH_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Capture:
     """Takes a stream piece by piece and keeps at most `keep` bytes: the first half and the last."""
 
-    __slots__ = ("_half", "_head", "_keep", "_line", "_patterns", "_tail", "_total", "size")
+    __slots__ = (
+        "_half",
+        "_head",
+        "_hidden",
+        "_keep",
+        "_line",
+        "_patterns",
+        "_search_seconds",
+        "_tail",
+        "_total",
+        "size",
+    )
 
     def __init__(self, keep: int = KEEP, patterns: Patterns = ()) -> None:
         self._keep = keep
@@ -54,6 +102,9 @@ class Capture:
         """Bytes after redaction."""
         self._line = bytearray()
         """The beginning of a line whose end is to come; kept back only if there is something to redact."""
+        self._hidden = False
+        """Whether the rest of the line is left out."""
+        self._search_seconds = 0.0
         self.size = 0
         """Bytes before redaction."""
 
@@ -68,10 +119,27 @@ class Capture:
         if not self._patterns:
             self._keep_bytes(piece)
             return
-        self._line += piece
-        if piece.endswith(b"\n") or len(self._line) > _LONGEST_LINE:
-            self._keep_bytes(redact(bytes(self._line), self._patterns))
+        if not self._hidden:
+            self._line += piece
+        if len(self._line) > _LONGEST_LINE:
+            # What would be found across the place where it is cut is not to be seen.
+            self._line[:] = REDACTED.encode()
+            self._hidden = True
+        if piece.endswith(b"\n"):
+            if self._hidden:
+                self._line += b"\n"
+            self._keep_bytes(self._redacted(bytes(self._line)))
             self._line.clear()
+            self._hidden = False
+
+    def _redacted(self, line: bytes) -> bytes:
+        if self._search_seconds > _MOST_SEARCH_SECONDS:
+            return REDACTED.encode() + b"\n" * line.endswith(b"\n")
+        began = time.monotonic()
+        try:
+            return redact(line, self._patterns)
+        finally:
+            self._search_seconds += time.monotonic() - began
 
     def _keep_bytes(self, piece: bytes) -> None:
         self._total += len(piece)
@@ -87,7 +155,7 @@ class Capture:
 
     def output(self) -> Output:
         """What is kept now."""
-        line = redact(bytes(self._line), self._patterns) if self._line else b""
+        line = self._redacted(bytes(self._line)) if self._line else b""
         tail = bytes(self._tail) + line
         head = bytes(self._head)
         total = self._total + len(line)
@@ -101,8 +169,8 @@ class Capture:
         return Output(head + seam + f"[… {left_out} bytes left out …]\n".encode() + tail, self.size, truncated=True)
 
     def state(self) -> dict[str, Any]:
-        """All of it as JSON can hold it, redacted: a line that is not over yet as far as it has come."""
-        line = redact(bytes(self._line), self._patterns) if self._line else b""
+        """All of it as JSON can hold it, redacted; a line that is not over yet is left out, for what may come of it."""
+        line = REDACTED.encode() if self._line else b""
         head, tail = bytes(self._head), bytes(self._tail[-self._half :] if self._half else b"")
         return {
             "keep": self._keep,
@@ -121,6 +189,7 @@ class Capture:
         capture._head += _unpacked(state["head"])
         capture._tail += _unpacked(state["tail"])
         capture._line += _unpacked(state["line"])
+        capture._hidden = bool(capture._line)
         return capture
 
 

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 _READ_SECONDS = 0.5
 """How long entries are taken until what they told is committed."""
 _READ_ENTRIES = 50_000
+_OUTPUT_SECONDS = 10.0
+"""How long the output of open runs may grow without a commit."""
 _CURSOR_ENTRIES = 200_000
 _CURSOR_SECONDS = 300.0
 """How far, and how long, the cursor may go on without a commit while there is nothing else to commit."""
 _ROUND_SECONDS = 2.0
+_REFUSED_SECONDS = 0.05
 _QUIET_ROUNDS = 2
 _GIVE_UP_SECONDS = 60.0
 """How long journald may fail to answer until a record is closed with a word about it."""
@@ -90,6 +93,7 @@ class Recorder:
         all_stored: Callable[[float], bool],
         last_run: Callable[[str], LastRun | None] = lambda _: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """`boot_id` is the machine's now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
         self._entries = entries
@@ -101,6 +105,7 @@ class Recorder:
         self._all_stored = all_stored
         self._last_run = last_run
         self._now_us = now_us
+        self._ending = ending
         self._cursor: str | None = None
         self._read_us = 0
         self._recorded_bytes = 0
@@ -168,7 +173,7 @@ class Recorder:
         now = time.monotonic()
         for run in ended:
             self._waiting.setdefault(run.run_id, _Waiting(now, _size(run)))
-        answered = self._all_stored(_ROUND_SECONDS)
+        answered = self._answered()
         if answered and not self.read():
             return False  # there is more than can be read at once
         for run in self._fold.ended():
@@ -184,6 +189,13 @@ class Recorder:
                 run.complete = False
                 self._close(run)
         return not self._fold.ended()
+
+    def _answered(self) -> bool:
+        """Whether journald has gone round its streams; where it refuses at once, not asked at once again."""
+        answered = self._all_stored(_ROUND_SECONDS)
+        if not answered:
+            time.sleep(_REFUSED_SECONDS)
+        return answered
 
     def _close(self, run: OpenRun) -> None:
         waiting = self._waiting.pop(run.run_id, None)
@@ -205,7 +217,7 @@ class Recorder:
                 lost[run.run_id] = last
         # What it says of their ends may be on its way: the journal is believed first.
         for _ in range(_QUIET_ROUNDS if lost else 0):
-            if not self._all_stored(_ROUND_SECONDS) or not self.read():
+            if not self._answered() or not self.read():
                 return
         for run_id, last in lost.items():
             open_run = self._fold.runs.get(run_id)
@@ -233,6 +245,11 @@ class Recorder:
 
         Raises StoreWriteError or OSError when it cannot be kept: then all of this is to be opened anew.
         """
+        # The state of a run that prints a line now and then is not written anew for each: what was read since then is
+        # read again after a crash.
+        soon = time.monotonic() - self._committed_at < _OUTPUT_SECONDS
+        if soon and not cursor_too and self._fold.only_output_grew and not self._log_is_behind:
+            return []
         batch = self._fold.changes()
         idle = not (batch.closed or batch.open_runs or batch.memories or batch.dropped)
         old = time.monotonic() - self._committed_at > _CURSOR_SECONDS or self._uncommitted > _CURSOR_ENTRIES
@@ -304,10 +321,10 @@ class Recorder:
                     self.commit()
                     return True
             if at_end and rounds < _QUIET_ROUNDS:
-                self._all_stored(_ROUND_SECONDS)
+                self._answered()
                 rounds += 1
             self.commit()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self._ending():
                 return False
 
     def step(self) -> float:

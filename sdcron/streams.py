@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdcron.open_run import OpenRun, new_captures
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdcron.definition import Definition
+    from sdcron.open_run import OpenRun
     from sdcron.output import Capture
 
     Get = Callable[[str], bytes | None]
@@ -49,6 +48,7 @@ class Streams:
         self,
         runs: dict[str, OpenRun],
         define: Callable[[str], Definition | None],
+        capture: Callable[[str], Capture],
         unknown_run: Callable[[str, str], OpenRun | None],
         *,
         user: bytes | None,
@@ -59,6 +59,7 @@ class Streams:
         """
         self._runs = runs
         self._define = define
+        self._capture = capture
         self._unknown_run = unknown_run
         self._user = user
         self._unit_field = "_SYSTEMD_USER_UNIT" if user else "_SYSTEMD_UNIT"
@@ -133,9 +134,7 @@ class Streams:
             return None
         else:
             run = self._likely(job, which)
-        stream = _Stream(
-            job, which, run.capture(which) if run else new_captures(self._define(job))[0], run, received_us
-        )
+        stream = _Stream(job, which, run.capture(which) if run else self._capture(job), run, received_us)
         self._streams[name] = stream
         if run is None:
             self._wait(name, stream)

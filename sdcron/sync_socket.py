@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 15.0
 """How long `status` waits for a collector that is behind."""
 _SOCKET = "sync"
+_AT_ONCE = 32
 
 
 def answer(recorder: Recorder, listener: socket.socket) -> None:
-    """Catch up for everybody who waits for it."""
+    """Catch up for those who wait for it."""
     waiting = _waiting(listener)
     done = False
     try:
@@ -43,9 +44,10 @@ def turn_away(listener: socket.socket) -> None:
 
 
 def _waiting(listener: socket.socket) -> list[socket.socket]:
-    found = []
-    with suppress(BlockingIOError):
-        while True:
+    """Some of those who have connected: whoever asks again and again takes his turns, and no more."""
+    found: list[socket.socket] = []
+    with suppress(OSError):  # nobody else waits
+        while len(found) < _AT_ONCE:
             connection, _ = listener.accept()
             found.append(connection)
     return found

@@ -21,6 +21,8 @@ _EARLY_US = 50_000
 """How much before its time a start may be logged, the clock being adjusted."""
 _LATE_US = 10_000_000
 """How much later than AccuracySec= allows a busy machine may start what is due."""
+_BOOT_US = 300_000_000
+"""How long the first run after a boot may wait for what it needs, such as a network."""
 _CATCH_UP_US = 2_000_000
 """How much later than that a persistent timer that was started may run what it has missed."""
 
@@ -44,9 +46,16 @@ class Memory:
     """When the timer of the schedule was started last."""
     timer_manager: str = ""
     timer_digest: str | None = None
+    timer_of_boot: bool = False
+    """Whether it had been started by an earlier manager before: what it missed it runs first, however late."""
     timer_again: bool = False
     """Whether the same timer had been started before: only then it may have missed something."""
     boot_timer_us: int | None = None
+    digest: str | None = None
+    """Of the job as its last run was."""
+    keep: int = 0
+    redact: tuple[str, ...] = ()
+    """What `output:` said then: for output that is read when the job is not applied any more."""
     owed: int = 0
     """The number of the retry that a run needs which the machine cut off; 0 for none."""
 
@@ -57,12 +66,24 @@ class Memory:
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
         """The inverse. Raises TypeError for a member that there is not."""
-        return cls(**state)
+        memory = cls(**state)
+        memory.redact = tuple(memory.redact)
+        return memory
 
     def timer_started(self, moment_us: int, manager: str, digest: str | None) -> None:
         """The timer of the schedule was started: by an apply, at a boot, or by hand."""
         self.timer_again = self.timer_us is not None and digest == self.timer_digest
+        self.timer_of_boot = self.timer_again and manager != self.timer_manager
+        if digest != self.timer_digest:
+            # Another schedule is another job: what the old one was owed is not asked for any more.
+            self.owed = 0
+            self.retry = self.retry if self.retry_manager == manager else 0
         self.timer_us, self.timer_manager, self.timer_digest = moment_us, manager, digest
+
+    def seen(self, definition: Definition) -> None:
+        """How the job is applied when something of it is taken from the journal."""
+        self.digest, self.keep = definition.digest, definition.keep
+        self.redact = tuple(pattern.pattern for pattern in definition.patterns)
 
     def run_started(self, started_us: int, cause: Cause) -> None:
         """A run has begun, and with it every wait for one is over."""
@@ -105,7 +126,7 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
     if definition.boot and memory.boot_timer_us is not None:
         due = max(memory.boot_timer_us, manager_us + definition.boot_delay_us)
         first = memory.started_us is None or memory.started_us < memory.boot_timer_us
-        if first and memory.boot_timer_us - _EARLY_US <= started_us <= due + slack:
+        if first and memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + _BOOT_US:
             return Cause(Trigger.BOOT, 1, None)
     due_us = _due(started_us, definition.schedule, memory)
     if due_us is None:
@@ -113,7 +134,9 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
     # A timer that was started later than now was started before the clock was set back.
     if memory.timer_us is not None and due_us < memory.timer_us <= started_us:
         caught_up = definition.persistent and memory.timer_again
-        if caught_up and started_us <= memory.timer_us + definition.accuracy_us + _CATCH_UP_US:
+        first = memory.timer_of_boot and (memory.started_us is None or memory.started_us < memory.timer_us)
+        late_us = _BOOT_US if first else _CATCH_UP_US
+        if caught_up and started_us <= memory.timer_us + definition.accuracy_us + late_us:
             return Cause(Trigger.MISSED, 1, due_us)
         return Cause(Trigger.MANUAL)
     return Cause(Trigger.SCHEDULE if started_us <= due_us + slack else Trigger.MISSED, 1, due_us)

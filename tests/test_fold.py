@@ -113,7 +113,7 @@ def test_a_run_stopped_by_hand_is_killed_also_where_systemd_calls_it_a_success(p
     place.tell.manager("sdcron-job.service", messages.HAS_STOPPED, A, JOB_TYPE="stop", JOB_RESULT="done")
     [run] = place.close_all()
     assert (run.outcome, run.reason) == (Outcome.KILLED, "stopped by an administrator")
-    assert place.fold.memory("job").owed == 0
+    assert place.fold.memories.of("job").owed == 0
 
 
 def test_a_run_cut_off_by_a_shutdown_is_abandoned_and_owed_a_retry(place: Place) -> None:
@@ -123,7 +123,7 @@ def test_a_run_cut_off_by_a_shutdown_is_abandoned_and_owed_a_retry(place: Place)
     [run] = place.close_all()
     assert (run.outcome, run.reason) == (Outcome.ABANDONED, "cut off by a shutdown")
     assert run.finished_us is not None
-    assert place.fold.memory("job").owed == 1
+    assert place.fold.memories.of("job").owed == 1
 
 
 def test_a_run_of_a_machine_that_died_is_abandoned_when_the_next_boot_is_heard(place: Place) -> None:
@@ -135,7 +135,7 @@ def test_a_run_of_a_machine_that_died_is_abandoned_when_the_next_boot_is_heard(p
     assert run.outcome is Outcome.ABANDONED
     assert run.reason == "cut off: the machine went down without a shutdown"
     assert (run.finished_us, run.duration_us) == (None, None)
-    assert place.fold.memory("job").owed == 1
+    assert place.fold.memories.of("job").owed == 1
 
 
 def test_no_retry_is_owed_to_a_job_without_them_to_the_last_attempt_and_for_other_exits(place: Place) -> None:
@@ -148,7 +148,7 @@ def test_no_retry_is_owed_to_a_job_without_them_to_the_last_attempt_and_for_othe
         place.tell.starting("job", A)
         place.fold.runs[A].attempt = attempt
         place.fold.abandon_other_boots("another")
-        assert place.fold.memory("job").owed == 0
+        assert place.fold.memories.of("job").owed == 0
 
 
 def test_skipped_starts_are_recorded_with_the_condition(place: Place) -> None:
@@ -227,7 +227,7 @@ def test_a_run_whose_end_was_lost_is_abandoned_when_the_job_starts_again(place: 
     first, second = place.close_all()
     assert (first.run_id, first.outcome, first.reason) == (A, Outcome.ABANDONED, "its end is in no journal")
     assert second.outcome is Outcome.SUCCESS
-    assert place.fold.memory("job").owed == 0
+    assert place.fold.memories.of("job").owed == 0
 
 
 def test_a_run_whose_start_was_lost_is_recorded_all_the_same(place: Place) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdcron.output import REDACTED, Capture, compile_patterns
 from sdcron.runs import Output
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def fed(pieces: list[bytes], keep: int = 100, patterns: tuple[str, ...] = ()) -> Output:
@@ -55,6 +59,27 @@ def test_a_secret_is_not_in_the_state_either() -> None:
     capture = Capture(100, compile_patterns((r"password=\S+",)))
     capture.add(b"my password=hunter2")
     assert "hunter2" not in str(Capture.restored(capture.state(), ()).output())
+
+
+def test_what_is_left_of_a_line_after_a_restart_is_hidden_with_its_beginning() -> None:
+    capture = Capture(100, compile_patterns((r"password=\S+",)))
+    capture.add(b"my pass")
+    again = Capture.restored(capture.state(), compile_patterns((r"password=\S+",)))
+    again.add(b"word=hunter2\n")
+    again.add(b"next\n")
+    assert again.output() == Output(f"{REDACTED}\nnext\n".encode(), 25)
+
+
+def test_a_line_too_long_to_be_searched_as_one_is_hidden_whole() -> None:
+    output = fed([b"x" * 200_000, b"y" * 200_000, b"password=hunter2\n", b"next\n"], 10_000, (r"password=\S+",))
+    assert output == Output(f"{REDACTED}\nnext\n".encode(), 400_022)
+
+
+def test_a_pattern_that_takes_for_ever_hides_the_lines_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdcron.output._SEARCH_SECONDS", 0.05)
+    monkeypatch.setattr("sdcron.output._MOST_SEARCH_SECONDS", 0.2)
+    output = fed([b"a" * 40 + b"!\n"] * 1000, 100_000, (r"(a+)+$",))
+    assert output.kept == f"{REDACTED}\n".encode() * 1000
 
 
 def test_a_pattern_that_does_not_compile_any_more_hides_everything() -> None:

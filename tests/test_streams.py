@@ -131,7 +131,7 @@ def test_a_users_manager_that_goes_down_stops_its_default_target_first() -> None
     tell.manager("", messages.HAS_STOPPED, JOB_RESULT="done", **of_a_user(unit, A))
     [run] = closed(fold)
     assert (run.outcome, run.reason) == (Outcome.ABANDONED, "cut off by a shutdown")
-    assert fold.memory("job").owed == 1
+    assert fold.memories.of("job").owed == 1
 
 
 def test_a_users_manager_that_is_killed_cuts_its_runs_off() -> None:
@@ -140,4 +140,4 @@ def test_a_users_manager_that_is_killed_cuts_its_runs_off() -> None:
     tell.manager("", messages.STARTED, **of_a_user("basic.target", pid="8"))
     [run] = closed(fold)
     assert (run.outcome, run.reason) == (Outcome.ABANDONED, "cut off: its service manager was killed")
-    assert (run.finished_us, fold.memory("job").owed) == (None, 1)
+    assert (run.finished_us, fold.memories.of("job").owed) == (None, 1)
