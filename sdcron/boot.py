@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdcron.collector import boot_id, catch_up, database, tell_journal
-from sdcron.errors import BackendError
+from sdcron.collector import boot_id, collect_once, database, tell_journal
+from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.installed import read_one
 from sdcron.journal import write
@@ -26,6 +26,7 @@ from sdcron.units import PREFIX, service_name
 _LONG_SECONDS = 900.0
 """How long a collector may take that has much to read after a boot."""
 _STARTING_SECONDS = 20.0
+_FORGOTTEN_US = 7 * 86_400_000_000
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class Owed:
     job: str
     number: int
     why: str
+    digest: str | None = None
+    """The job must still be as it was when this was owed; None if that does not matter."""
 
 
 def after_boot(place: Place) -> int:
@@ -50,17 +53,12 @@ def after_boot(place: Place) -> int:
     def tell(job: str, text: str) -> None:
         write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
 
-    deadline = time.monotonic() + _STARTING_SECONDS
-    # The collector has been started just before.
-    while (answered := ask(place.paths, _LONG_SECONDS)) is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for note in catch_up(place) if not answered else ():
-        tell_journal(note)
+    _wait_for_collector(place)
     store = Store.read(database(place.paths))
     if store is None:
         return 0
     try:
-        owed = tuple(owed_retries(store, boot_id()))
+        owed = tuple(owed_retries(store, boot_id(), time.time_ns() // 1000))
     finally:
         store.close()
     if not owed:
@@ -69,8 +67,28 @@ def after_boot(place: Place) -> int:
         return sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
 
 
-def owed_retries(store: Store, this_boot: str) -> Iterator[Owed]:
-    """Retries that an earlier boot left to this one, or an earlier manager of the same user."""
+def _wait_for_collector(place: Place) -> None:
+    """Until it has all on record: what was owed some time ago may have been paid since. Raises SdcronError if never."""
+    deadline = time.monotonic() + _LONG_SECONDS
+    alone = time.monotonic() + _STARTING_SECONDS
+    while (answered := ask(place.paths, _LONG_SECONDS)) is not True:
+        if time.monotonic() > deadline:
+            raise SdcronError(
+                "the collector does not record, so retries that the last boot left are not known",
+                "see: journalctl -u sdcron-collector, and then run: sdcron boot",
+            )
+        if answered is None and time.monotonic() > alone:
+            # None runs, as where somebody has disabled it.
+            collect_once(place, tell_journal)
+            return
+        time.sleep(0.2)
+
+
+def owed_retries(store: Store, this_boot: str, now_us: int) -> Iterator[Owed]:
+    """Retries that an earlier boot left to this one, or an earlier manager of the same user.
+
+    Of days ago there are none: a job that was not there to be armed since may be applied again for other reasons.
+    """
     manager = str(json.loads(store.meta().get("fold", "{}")).get("manager", ""))
     same_boot = manager.partition(":")[0] == this_boot
 
@@ -82,8 +100,10 @@ def owed_retries(store: Store, this_boot: str) -> Iterator[Owed]:
             memory = Memory.from_json(json.loads(text))
         except (ValueError, TypeError):
             continue
+        if now_us - (memory.started_us or 0) > _FORGOTTEN_US:
+            continue
         if memory.owed:
-            yield Owed(job, memory.owed, "the machine went down while it ran")
+            yield Owed(job, memory.owed, "the machine went down while it ran", memory.digest)
         elif memory.retry and not memory.retry_stopped and is_gone(memory.retry_manager):
             yield Owed(job, memory.retry, "the machine went down while it waited")
 
@@ -95,6 +115,8 @@ def arm(paths: Paths, backend: Backend, owed: Owed, tell: Callable[[str, str], o
     """
     job = read_one(paths, owed.job)
     if job is None or not job.active or owed.number > len(job.retry_delays):
+        return False
+    if owed.digest is not None and job.digest != owed.digest:
         return False
     waiting = any(
         backend.is_loaded(name) and backend.is_active(name)

@@ -137,32 +137,38 @@ def catch_up(place: Place) -> tuple[str, ...]:
 
     Asks the collector that runs; without one reads the journal here, if the caller may. Raises nothing.
     """
-    if place.offline:
-        return ()
     notes: list[str] = []
-    answered = ask(place.paths)
-    if answered:
-        return ()
+    try:
+        bring_up_to_date(place, notes.append)
+    except (SdcronError, OSError) as error:
+        hint = f": {error.hint}" if isinstance(error, SdcronError) and error.hint else ""
+        notes.append(f"the latest runs may be missing: {error}{hint}")
+    return tuple(notes)
+
+
+def bring_up_to_date(place: Place, tell: Tell) -> None:
+    """Have everything recorded that has happened until now. Raises SdcronError or OSError if it cannot be."""
+    answered = None if place.offline else ask(place.paths)
+    if answered or place.offline:
+        return
     if answered is False:
-        return (
-            f"the collector is behind, or busy for more than {ANSWER_SECONDS:.0f} s: see journalctl {_unit(place)}",
+        raise SdcronError(
+            f"the collector cannot record, or was busy for more than {ANSWER_SECONDS:.0f} s",
+            f"see: journalctl {_unit(place)}",
         )
     if not _may_write(place.paths):
-        return (f"the collector does not run, so the latest runs may be missing: {_start_it(place)}",)
+        raise SdcronError("the collector does not run", _start_it(place))
     try:
         try:
-            collect_once(place, notes.append)
+            collect_once(place, tell)
         except DamagedStoreError as error:
-            notes.append(f"{error.message}; it is set aside and made anew")
+            tell(f"{error.message}; it is set aside and made anew")
             _set_aside(place.paths)
-            collect_once(place, notes.append)
+            collect_once(place, tell)
     except LockHeldError:
         # The collector may have been started just now.
         if not ask(place.paths):
-            notes.append("another sdcron is collecting just now, so the latest runs may be missing")
-    except (SdcronError, OSError) as error:
-        notes.append(f"the latest runs may be missing: {error}")
-    return tuple(notes)
+            raise
 
 
 def _words(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pwd
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import SdcronError
 from sdcron.installed import read_one
+from sdcron.messages import uid_of
 from sdcron.output import KEEP, Patterns, compile_patterns
 from sdcron.record import look
 from sdcron.units import service_name, timer_name
@@ -104,14 +104,5 @@ class Definitions:
             success_exit=bool(job.directive("SuccessExitStatus")),
             keep=job.output_keep,
             patterns=compile_patterns(job.redact),
-            uid=self._uid if job.user is None else _uid_of(job.user),
+            uid=uid_of(job.user, self._uid),
         )
-
-
-def _uid_of(user: str) -> int:
-    if user.isascii() and user.isdecimal():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return -1

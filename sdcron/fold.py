@@ -29,6 +29,7 @@ from sdcron.messages import (
     STARTING,
     STEP,
     SUCCEEDED,
+    is_of_manager,
     made_up_id,
     number_of,
     text_of,
@@ -141,7 +142,7 @@ class Fold:
             self._lines_dropped(get)
 
     def _manager_message(self, get: Get, received_us: int) -> None:
-        if not self._is_manager(get):
+        if not is_of_manager(get, self._uid if self._user else None):
             return
         unit = (get(self._unit_field) or b"").decode("ascii", "replace")
         when_us = int(get("_SOURCE_REALTIME_TIMESTAMP") or received_us)
@@ -159,11 +160,6 @@ class Fold:
             message = get("MESSAGE_ID")
             if message in (HAS_STOPPED, STARTED):
                 self.going_down = message == HAS_STOPPED
-
-    def _is_manager(self, get: Get) -> bool:
-        if self._user:
-            return get("_UID") == self._uid and get("_SYSTEMD_USER_UNIT") == b"init.scope"
-        return get("_PID") == b"1"
 
     def _hear(self, manager: str, when_us: int) -> None:
         if manager != self.manager:

@@ -6,7 +6,6 @@ Offered to others by queries.py. What an entry means is log_lines.py's matter.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 from collections import deque
 from contextlib import closing, suppress
@@ -16,7 +15,7 @@ from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.journal import Journal
 from sdcron.log_lines import Assembly, LogLine, us_of
 from sdcron.machine import machine_id
-from sdcron.messages import STARTING
+from sdcron.messages import STARTING, uid_of
 from sdcron.output import compile_patterns
 from sdcron.run_queries import applied_job, open_store
 from sdcron.runs import rfc3339
@@ -100,7 +99,7 @@ class _JobJournal:
         self._place, self._job = place, job
         uid = os.getuid()
         self._user = place.user
-        uids = (uid,) if place.user else tuple({0, _uid_of(applied.user if applied else None)})
+        uids = (uid,) if place.user else tuple({0, uid_of(applied.user if applied else None, 0)})
         self._patterns = compile_patterns(applied.redact) if applied else ()
         self._uids = uids
         self.journal = Journal(self._matches())
@@ -244,14 +243,3 @@ class _JobJournal:
                 f"what is kept of its output: sdcron history {self._job} --run {text} --output",
             )
         return next(iter(found.items()))
-
-
-def _uid_of(user: str | None) -> int:
-    if user is None:
-        return 0
-    if user.isascii() and user.isdecimal():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return 0

@@ -9,7 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdcron.messages import EXITED, FAILED, HAS_STOPPED, SKIPPED, START_FAILED, STARTED, STARTING, SUCCEEDED
+from sdcron.messages import (
+    EXITED,
+    FAILED,
+    HAS_STOPPED,
+    SKIPPED,
+    START_FAILED,
+    STARTED,
+    STARTING,
+    SUCCEEDED,
+    is_of_manager,
+    may_be_of_job,
+)
 from sdcron.open_run import STOPPED, OpenRun
 from sdcron.output import Patterns, redact
 from sdcron.retry import retry_handler_name
@@ -28,7 +39,6 @@ _LONGEST_LINE = 1 << 20
 """Bytes that are put together again at most."""
 _STREAMS = {b"6": "stdout", b"4": "stderr"}
 """systemd-cat's priorities for the two, by the units that units.py writes."""
-_NO_LOGIN = b"4294967295"
 _GOES_ON = (b"line-max", b"pid-change")
 """journald's _LINE_BREAK= where the line was not over."""
 
@@ -113,7 +123,11 @@ class Assembly:
         identifier = get("SYSLOG_IDENTIFIER") or b""
         unit = get(self._unit_field)
         when = moment_of(received_us)
-        if identifier == b"systemd" and get(self._by_unit) == self._service and self._from_manager(get):
+        if (
+            identifier == b"systemd"
+            and get(self._by_unit) == self._service
+            and is_of_manager(get, self._uids[0] if self._user else None)
+        ):
             return self._event(get, when)
         if unit == self._handler and identifier == self._identifier:
             # journald reads streams and messages by turns: this may come before the failure that it is about.
@@ -149,11 +163,6 @@ class Assembly:
         self._said.clear()
         return lines
 
-    def _from_manager(self, get: Get) -> bool:
-        if self._user:
-            return get("_UID") == self._uids[0] and get("_SYSTEMD_USER_UNIT") == b"init.scope"
-        return get("_PID") == b"1"
-
     def _event(self, get: Get, when: datetime) -> list[LogLine]:
         message, run_id = get("MESSAGE_ID"), (get(self._id_field) or b"").decode("ascii", "replace")
         if message == STARTING:
@@ -188,18 +197,12 @@ class Assembly:
         if name in self._streams:
             return self._streams[name]
         stream = None
-        if unit == self._service or self._may_be_ours(get, unit):
+        if unit == self._service or may_be_of_job(get, unit, self._uids):
             kind = _STREAMS.get(get("PRIORITY") or b"", "sdcron" if unit is None else "stderr")
             run_id = _id(get) if unit == self._service else None
             stream = _Stream(kind, run_id or (self._run.run_id if self._run is not None else None), when)
         self._streams[name] = stream
         return stream
-
-    def _may_be_ours(self, get: Get, unit: bytes | None) -> bool:
-        if unit is not None:
-            # su(1) and the like move a process into a session of its own; who logged in to write this has a login id.
-            return get("_AUDIT_LOGINUID") in (None, _NO_LOGIN)
-        return get("_UID") in self._uids
 
     def _printed(self, get: Get, stream: _Stream, when: datetime) -> list[LogLine]:
         stream.piece += get("MESSAGE") or b""

@@ -1,8 +1,9 @@
-"""What systemd and journald say in the journal: the ids of their messages, and how their fields are read. Pure."""
+"""What systemd and journald say in the journal: the ids of their messages, how to read them, and whom to believe."""
 
 from __future__ import annotations
 
 import hashlib
+import pwd
 import re
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from sdcron.job import RESERVED_NAMES
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     Get = Callable[[str], bytes | None]
 
@@ -33,7 +34,40 @@ ENDS = (SUCCEEDED, FAILED, SKIPPED, STARTED, START_FAILED, HAS_STOPPED)
 STEP = re.compile(r"status=2[0-4]\d/([A-Z_]{3,})")
 SPAWN = re.compile(r"Failed at step (\S+) spawning .*: (.+)")
 CONDITION = re.compile(r"unmet condition check \(?([^)\n]+)\)?")
+_NO_LOGIN = b"4294967295"
 RETRY_TIMER = re.compile(r"sdcron-(.+)@retry-(\d+)\.timer")
+
+
+def is_of_manager(get: Get, user: bytes | None) -> bool:
+    """Whether an entry was written by the service manager itself: the machine's, or that of `user`, as _UID= has it."""
+    if user is not None:
+        return get("_UID") == user and get("_SYSTEMD_USER_UNIT") == b"init.scope"
+    return get("_PID") == b"1"
+
+
+def may_be_of_job(get: Get, unit: bytes | None, uids: Collection[bytes]) -> bool:
+    """Whether a line that is not of the job's unit, by journald, can be the job's all the same.
+
+    `uids` are whose processes run the job: they could do it themselves. A process that was gone before journald looked has no unit; su(1) and the
+    like move theirs into a session, where the kernel's audit knows that nobody logged in for it.
+    """
+    if unit is not None and unit.startswith((b"user@", b"sdcron-")):
+        return False
+    return get("_UID") in uids or (
+        unit is not None and unit.startswith(b"session-") and get("_AUDIT_LOGINUID") == _NO_LOGIN
+    )
+
+
+def uid_of(user: str | None, default: int) -> int:
+    """The id of a unit's User=, `default` for none; -1 for a user that there is not."""
+    if user is None:
+        return default
+    if user.isascii() and user.isdecimal():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return -1
 
 
 def text_of(get: Get, field: str) -> str:

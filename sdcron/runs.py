@@ -7,6 +7,7 @@ job_status.log is one of them.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -168,6 +169,7 @@ def from_json(record: dict[str, Any]) -> Run:
     )
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TEXTS = ("job", "run_id", "host", "backend", "reason", "stdout", "stderr")
 _NUMBERS = ("attempt", "stdout_bytes", "stderr_bytes", "dropped_lines")
 _OPTIONAL_NUMBERS = ("exit_code", "memory_peak_bytes")
@@ -176,13 +178,22 @@ _OPTIONAL_TEXTS = ("signal", "job_digest")
 
 def _check_types(record: dict[str, Any]) -> None:
     right = (
-        all(isinstance(record[name], str) for name in _TEXTS)
-        and all(isinstance(record[name], int) for name in _NUMBERS)
-        and all(record[name] is None or isinstance(record[name], int) for name in _OPTIONAL_NUMBERS)
-        and all(record[name] is None or isinstance(record[name], str) for name in _OPTIONAL_TEXTS)
+        all(_is_text(record[name]) for name in _TEXTS)
+        and all(_is_number(record[name]) for name in _NUMBERS)
+        and all(record[name] is None or _is_number(record[name]) for name in _OPTIONAL_NUMBERS)
+        and all(record[name] is None or _is_text(record[name]) for name in _OPTIONAL_TEXTS)
+        and (record["cpu_s"] is None or _is_number(record["cpu_s"]))
     )
     if not right:
         raise TypeError("a member of the record has another type than sdcron writes")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 2**53
 
 
 def rfc3339(moment_us: int | None) -> str | None:

@@ -27,6 +27,7 @@ _VERSION = 1
 
 _BUSY_SECONDS = 10.0
 _PRUNED_AT_ONCE = 2000
+_DAY_US = 86_400_000_000
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -224,10 +225,6 @@ class Store:
         with _guarded(self._path):
             return int(self._connection.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0])
 
-    def running(self) -> dict[str, tuple[str, str]]:
-        """As `open_runs`."""
-        return self.open_runs()
-
     def history(
         self,
         job: str | None = None,
@@ -302,6 +299,10 @@ class Store:
             self._connection.execute("INSERT INTO outputs VALUES (?, ?, ?)", (row_id, run.stdout.kept, run.stderr.kept))
 
     def _keep_status(self, run: Run) -> None:
+        row = self._connection.execute("SELECT last_run FROM jobs WHERE job = ?", (run.job,)).fetchone()
+        last = unpacked(row[0], None, None) if row else None
+        if last is not None and _moment(run) < _moment(last) - _DAY_US:
+            return  # read only now, for a database that is made anew; a clock is set back by less
         success = (run.finished_us or run.started_us) if run.outcome is Outcome.SUCCESS else None
         failures = {True: "jobs.failures + 1"}.get(run.outcome in FAILED, "jobs.failures")
         failures = "0" if run.outcome is Outcome.SUCCESS else failures
@@ -312,6 +313,10 @@ class Store:
             f"failures = {failures}",
             (run.job, packed(run), run.stdout.kept, run.stderr.kept, success, int(run.outcome in FAILED)),
         )
+
+
+def _moment(run: Run) -> int:
+    return run.finished_us or run.started_us or 0
 
 
 def set_aside(path: Path, moment: str) -> Path:

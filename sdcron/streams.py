@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdcron.messages import may_be_of_job
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,6 @@ _KEPT_US = 10_000_000
 """How long lines without a run are kept for one to come."""
 _EARLY_US = 50_000
 """How long before systemd says that a run starts, after it has started it, journald may get its first line."""
-_NO_LOGIN = b"4294967295"
 
 
 @dataclass(slots=True)
@@ -150,14 +151,9 @@ class Streams:
                 self._streams.pop(other, None)
 
     def _may_be_of(self, job: str, get: Get, unit: bytes | None) -> bool:
-        """Whether a line that says no unit, or another than the job's, can be of the job and not of somebody else."""
-        if unit is not None and unit.startswith(b"session-"):
-            # su(1) and the like move a process into a session of its own; who logged in to write this has a login id.
-            return get("_AUDIT_LOGINUID") in (None, _NO_LOGIN)
-        if unit is not None and unit.startswith((b"user@", PREFIX.encode())):
-            return False
         definition = self._define(job)
-        return definition is not None and get("_UID") in (b"0", str(definition.uid).encode())
+        uids = (b"0", str(definition.uid).encode()) if definition is not None else ()
+        return may_be_of_job(get, unit, uids)
 
     def _likely(self, job: str, which: str) -> OpenRun | None:
         """The open run that lacks this stream, the oldest first."""

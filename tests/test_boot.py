@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from sdcron.paths import Paths
 
 
+NOW = 1_000_000_000_000
+
+
 def owed_by(tmp_path: Path, **memories: Memory) -> list[Owed]:
     store = Store.create(tmp_path / "runs.db")
     store.commit(Batch(memories={job: json.dumps(memory.as_json()) for job, memory in memories.items()}))
     try:
-        return list(owed_retries(store, "now"))
+        return list(owed_retries(store, "now", NOW))
     finally:
         store.close()
 
@@ -38,10 +41,11 @@ def owed_by(tmp_path: Path, **memories: Memory) -> list[Owed]:
 def test_retries_that_waited_and_runs_that_were_cut_off_are_owed_and_nothing_else(tmp_path: Path) -> None:
     found = owed_by(
         tmp_path,
-        cut_off=Memory(owed=2),
-        waited=Memory(retry=3, retry_manager="before:1"),
-        waits_now=Memory(retry=1, retry_manager="now:1"),
-        given_up_by_hand=Memory(retry=1, retry_manager="before:1", retry_stopped=True),
+        cut_off=Memory(started_us=NOW - 5, owed=2),
+        waited=Memory(started_us=NOW - 5, retry=3, retry_manager="before:1"),
+        waits_now=Memory(started_us=NOW - 5, retry=1, retry_manager="now:1"),
+        given_up_by_hand=Memory(started_us=NOW - 5, retry=1, retry_manager="before:1", retry_stopped=True),
+        long_ago=Memory(started_us=NOW - 8 * 86_400_000_000, owed=1),
         fine=Memory(),
     )
     assert [(owed.job, owed.number) for owed in found] == [("cut_off", 2), ("waited", 3)]
@@ -96,6 +100,12 @@ def test_a_job_that_is_gone_disabled_or_has_no_such_retry_any_more_is_left_alone
     assert not arm(paths, backend, owed, lambda *_: None)
     assert backend.mutations() == []
     assert not (paths.runtime_dir / "retry").exists()
+
+
+def test_a_job_that_was_changed_since_owes_nothing(paths: Paths, backend: FakeBackend) -> None:
+    assert not arm(paths, backend, Owed("job", 1, "", "another digest"), lambda *_: None)
+    job = read_installed(paths).jobs["job"]
+    assert arm(paths, backend, Owed("job", 1, "", job.digest), lambda *_: None)
 
 
 def test_a_retry_that_systemd_refuses_leaves_no_number_behind(paths: Paths, backend: FakeBackend) -> None:

@@ -285,6 +285,8 @@ def test_nobody_else_can_tell_of_a_run_or_write_into_it(place: Place) -> None:
     session = {"_SYSTEMD_UNIT": "session-4.scope", "_AUDIT_LOGINUID": "1000", "_UID": "1000"}
     place.tell.line("job", "forged", None, "f1", **session)
     place.tell.line("job", "forged", None, "f2", _UID="1000")
+    place.tell.line("job", "forged", None, "f4", _SYSTEMD_UNIT="session-c9.scope", _UID="1000")
+    place.tell.line("job", "forged", None, "f5", _SYSTEMD_UNIT="apache2.service", _UID="33")
     place.tell.line("job", "of a job of a user's own", None, "f3", _SYSTEMD_UNIT="user@1000.service", _UID="1000")
     place.tell.feed(SYSLOG_IDENTIFIER="sdcron-job", _SYSTEMD_UNIT="sdcron-job.service", MESSAGE="logger", PRIORITY="6")
     unit = "sdcron-job.service"
@@ -299,7 +301,9 @@ def test_nobody_else_can_tell_of_a_run_or_write_into_it(place: Place) -> None:
 
 def test_a_session_that_the_job_itself_opened_writes_into_its_output(place: Place) -> None:
     place.tell.starting("job", A)
-    place.tell.line("job", "as postgres", None, "s1", _SYSTEMD_UNIT="session-c1.scope", _UID="100")
+    place.tell.line(
+        "job", "as postgres", None, "s1", _SYSTEMD_UNIT="session-c1.scope", _UID="100", _AUDIT_LOGINUID="4294967295"
+    )
     place.tell.succeeded("job", A)
     [run] = place.close_all()
     assert run.stdout.kept == b"as postgres\n"
@@ -353,6 +357,22 @@ def test_secrets_are_gone_before_anything_is_kept() -> None:
     place.tell.succeeded("job", A)
     [run] = place.close_all()
     assert run.stdout.kept == b"my [redacted] end\n"
+
+
+def test_of_a_job_that_is_not_applied_any_more_the_output_is_kept_as_it_was_to_be_or_not_at_all() -> None:
+    place = Place(Definition(patterns=compile_patterns([r"token=\w+"])))
+    place.tell.starting("job", A)
+    place.definition = None
+    place = place.again()
+    place.tell.line("job", "my token=hunter2", A)
+    place.tell.succeeded("job", A)
+    place.tell.starting("stranger", B)
+    place.tell.line("stranger", "token=hunter2", B, "s2")
+    place.tell.succeeded("stranger", B)
+    known, unknown = place.close_all()
+    assert known.stdout.kept == b"my [redacted]\n"
+    assert (unknown.stdout.size, unknown.stdout.truncated) == (14, True)
+    assert b"hunter2" not in unknown.stdout.kept
 
 
 def test_users_own_managers_are_told_from_the_machines_and_from_each_other() -> None:

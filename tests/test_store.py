@@ -110,6 +110,24 @@ def test_failures_in_a_row_and_the_last_success_are_counted_from_success_to_succ
     store.close()
 
 
+def test_a_run_that_is_read_long_after_later_ones_does_not_become_the_last(path: Path) -> None:
+    store = Store.create(path)
+    store.commit(Batch(closed=[run(50)]))
+    store.commit(Batch(closed=[run(9, outcome=Outcome.FAILURE)]))
+    status = store.statuses()["job"]
+    assert status.last is not None
+    assert (status.last.run_id, status.failures) == (f"{50:032x}", 0)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "member", [{"attempt": 10**30}, {"memory_peak_bytes": 2**64}, {"job": "\ud800"}, {"reason": 5}]
+)
+def test_a_record_that_the_database_could_not_hold_is_none(member: dict[str, object]) -> None:
+    with pytest.raises(TypeError):
+        from_json({**run(1).as_json(), **member})
+
+
 def test_what_is_too_old_is_forgotten_but_for_each_jobs_last_run(path: Path) -> None:
     store = Store.create(path)
     store.commit(Batch(closed=[run(day, job=f"job-{day % 3}", stdout=Output(b"x", 1)) for day in range(1, 61)]))

@@ -63,6 +63,24 @@ def test_what_a_persistent_timer_runs_at_a_boot_was_missed() -> None:
     assert cause(boot + SECOND, memory, skipping).trigger is Trigger.MANUAL
 
 
+def test_what_was_missed_may_have_to_wait_for_a_network_after_the_boot() -> None:
+    memory = waiting(NOON - 3 * DAY)
+    boot = NOON + 5 * HOUR
+    memory.timer_started(boot, "of the next boot", "d")
+    assert cause_of(boot + 60 * SECOND, DAILY, memory, "of the next boot", 0) == Cause(Trigger.MISSED, 1, NOON)
+
+
+def test_another_schedule_owes_nothing_of_the_one_before() -> None:
+    memory = waiting(owed=1, retry=1, retry_manager="of an earlier boot")
+    memory.timer_started(NOON, "m", "d")
+    assert (memory.owed, memory.retry) == (0, 0)
+    memory.owed, memory.retry, memory.retry_manager = 1, 2, "m"
+    memory.timer_started(NOON, "m", "d")
+    assert (memory.owed, memory.retry) == (1, 2)
+    memory.timer_started(NOON, "m", "another")
+    assert (memory.owed, memory.retry) == (0, 2)
+
+
 def test_what_is_started_by_hand_right_after_the_first_apply_was_not_missed() -> None:
     memory = waiting(NOON + HOUR)
     assert cause(NOON + HOUR + 200_000, memory).trigger is Trigger.MANUAL

@@ -25,8 +25,7 @@ def collect(
         become(user=user)
     from sdcron import collector
 
-    for note in collector.catch_up(place_of(user, None, "systemd")):
-        collector.tell_journal(note)
+    collector.bring_up_to_date(place_of(user, None, "systemd"), collector.tell_journal)
 
 
 @app.command(hidden=True)

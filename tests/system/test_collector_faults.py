@@ -70,7 +70,7 @@ while count:
         pids = []
     if pids and pids[0] != last:
         last = pids[0]
-        time.sleep(random.uniform(0, 0.25))
+        time.sleep(random.uniform(0, 0.2))
         try:
             os.kill(int(last), 9)
         except ProcessLookupError:
