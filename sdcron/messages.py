@@ -48,14 +48,14 @@ def is_of_manager(get: Get, user: bytes | None) -> bool:
 def may_be_of_job(get: Get, unit: bytes | None, uids: Collection[bytes]) -> bool:
     """Whether a line that is not of the job's unit, by journald, can be the job's all the same.
 
-    `uids` are whose processes run the job: they could do it themselves. A process that was gone before journald looked has no unit; su(1) and the
-    like move theirs into a session, where the kernel's audit knows that nobody logged in for it.
+    `uids` are whose processes run the job: they could do it themselves. A process that was gone before journald looked
+    has no unit; su(1) and the like move theirs into a session, where the kernel's audit knows that nobody logged in.
     """
     if unit is not None and unit.startswith((b"user@", b"sdcron-")):
         return False
-    return get("_UID") in uids or (
-        unit is not None and unit.startswith(b"session-") and get("_AUDIT_LOGINUID") == _NO_LOGIN
-    )
+    in_session = unit is not None and unit.startswith(b"session-")
+    # journald leaves the field out where it is not set: so does a container's kernel, for those who did log in, too.
+    return get("_UID") in uids or (in_session and get("_AUDIT_LOGINUID") in (None, _NO_LOGIN))
 
 
 def uid_of(user: str | None, default: int) -> int:

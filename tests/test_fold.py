@@ -285,7 +285,6 @@ def test_nobody_else_can_tell_of_a_run_or_write_into_it(place: Place) -> None:
     session = {"_SYSTEMD_UNIT": "session-4.scope", "_AUDIT_LOGINUID": "1000", "_UID": "1000"}
     place.tell.line("job", "forged", None, "f1", **session)
     place.tell.line("job", "forged", None, "f2", _UID="1000")
-    place.tell.line("job", "forged", None, "f4", _SYSTEMD_UNIT="session-c9.scope", _UID="1000")
     place.tell.line("job", "forged", None, "f5", _SYSTEMD_UNIT="apache2.service", _UID="33")
     place.tell.line("job", "of a job of a user's own", None, "f3", _SYSTEMD_UNIT="user@1000.service", _UID="1000")
     place.tell.feed(SYSLOG_IDENTIFIER="sdcron-job", _SYSTEMD_UNIT="sdcron-job.service", MESSAGE="logger", PRIORITY="6")

@@ -163,7 +163,7 @@ def test_a_stream_keeps_its_run_when_the_next_one_has_begun() -> None:
     [
         (nameless(printed("x"), _UID="1000"), True),
         (nameless(printed("x"), _UID="1001"), False),
-        (printed("x", _SYSTEMD_UNIT="cron.service", _AUDIT_LOGINUID="1001"), False),
+        (printed("x", _SYSTEMD_UNIT="cron.service", _UID="1001"), False),
         (printed("x", _SYSTEMD_UNIT="session-4.scope"), True),
         (printed("x", SYSLOG_IDENTIFIER="sdcron-backup2"), True),
         (printed("x", SYSLOG_IDENTIFIER="sdcron-other", _SYSTEMD_UNIT="sdcron-other.service"), False),

@@ -44,7 +44,7 @@ def test_a_line_of_the_jobs_unit_without_an_invocation_is_of_the_run_that_is_ope
     [
         ({"_SYSTEMD_UNIT": "web.service", "_UID": "33"}, False),
         ({"_SYSTEMD_UNIT": "run-1.service", "_UID": "0"}, True),
-        ({"_SYSTEMD_UNIT": "session-c1.scope", "_UID": "33"}, False),
+        ({"_SYSTEMD_UNIT": "session-c1.scope", "_UID": "33"}, True),
         ({"_SYSTEMD_UNIT": "session-c1.scope", "_UID": "33", "_AUDIT_LOGINUID": "4294967295"}, True),
         ({"_SYSTEMD_UNIT": "session-7.scope", "_UID": "33", "_AUDIT_LOGINUID": "33"}, False),
         ({"_SYSTEMD_UNIT": "user@0.service", "_UID": "0"}, False),
