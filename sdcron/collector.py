@@ -119,7 +119,7 @@ def serve(place: Place, tell: Tell) -> None:
                     told, pause = "", _RETRY_SECONDS
                     _follow(recorder, journal, listener, ending, tell)
             except DamagedStoreError as error:
-                tell(f"{error.message}; it is set aside and made anew")
+                tell(f"{error.message}; it is set aside, and made anew from the logs and the journal")
                 _set_aside(place.paths)
             except (SdcronError, OSError) as error:
                 message = error.message if isinstance(error, SdcronError) else _words(error)
@@ -202,6 +202,7 @@ def _follow(recorder: Recorder, journal: Journal, listener: socket.socket, endin
             journal.process()
         ending.forget()
         if listener.fileno() in ready:
+            recorder.see_that_it_is_kept()
             answer(recorder, listener)
     # What has ended just now is recorded before it is left to the next start.
     for _ in range(_LAST_STEPS):

@@ -369,6 +369,10 @@ class Fold:
             self._closed or self._touched or self.memories.changed or self._dropped
         )
 
+    def is_applied(self, job: str) -> bool:
+        """Whether there is such a job now."""
+        return self._define(job) is not None
+
     def touch(self, run: OpenRun) -> None:
         """The caller has changed it: it is among the next `changes`."""
         self._touched.add(run.run_id)

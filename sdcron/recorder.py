@@ -288,6 +288,10 @@ class Recorder:
             self._log.append(lines, self._now_us())
         self._log_is_behind = False
 
+    def see_that_it_is_kept(self) -> None:
+        """Raises DamagedStoreError if what is recorded goes nowhere."""
+        self._store.see_that_it_is_there()
+
     def take_notes(self) -> tuple[str, ...]:
         """What somebody else did to the log since the last call, one line each."""
         return self._log.take_notes()
@@ -298,11 +302,14 @@ class Recorder:
         if self._maintained_at is not None and now - self._maintained_at < _MAINTENANCE_SECONDS:
             return
         self._maintained_at = now
+        self._store.see_that_it_is_there()
         now_us = self._now_us()
         self._log.rotate_if_due(now_us)
         self._log.prune(now_us)
         keep_us = int(self._settings.keep.total_seconds()) * 1_000_000
         self._store.prune(now_us - keep_us)
+        for job in self._store.forget_jobs(now_us - keep_us, self._fold.is_applied):
+            self._fold.memories.forget(job)
 
     # All of it
 

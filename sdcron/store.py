@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Self
@@ -19,7 +19,7 @@ from sdcron.runs import FAILED, Outcome, Run, Trigger
 from sdcron.store_rows import COLUMNS, INSERT, SELECTED, TABLES, packed, run_of, unpacked, values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
 _VERSION = 1
@@ -122,6 +122,21 @@ class Store:
         if verdict != "ok":
             raise DamagedStoreError(f"{self._path} is damaged: {verdict.splitlines()[-1]}", "")
 
+    def see_that_it_is_there(self) -> None:
+        """Find out whether others can read what this connection writes. Raises DamagedStoreError if not.
+
+        An open file stays as it was for who has it open, also when it is deleted or written over.
+        """
+        other = Store.read(self._path)
+        if other is None:
+            raise DamagedStoreError(f"{self._path} was deleted or emptied", "")
+        try:
+            other.meta()
+            for _ in other.history(limit=1):
+                pass
+        finally:
+            other.close()
+
     def size(self) -> int:
         """Bytes of the database file."""
         return self._path.stat().st_size
@@ -183,6 +198,17 @@ class Store:
         """Whether a run with this id is kept."""
         with _guarded(self._path):
             return bool(self._connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone())
+
+    def forget_jobs(self, before_us: int, is_known: Callable[[str], bool]) -> list[str]:
+        """Forget jobs that are not known any more and ran last before; returns their names. Raises StoreWriteError."""
+        gone = [
+            job
+            for job, status in self.statuses().items()
+            if (status.last is None or _moment(status.last) < before_us) and not is_known(job)
+        ]
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM jobs WHERE job = ?", [(job,) for job in gone])
+        return gone
 
     def prune(self, before_us: int, *, thorough: bool = False) -> int:
         """Forget runs that ended before; each job's last status stays. Returns how many.
@@ -369,9 +395,3 @@ def _quoted(path: Path) -> str:
     from urllib.parse import quote
 
     return quote(str(path))
-
-
-def open_for_reading(path: Path) -> closing[Store] | None:
-    """A context manager for `Store.read`, None where there is none."""
-    store = Store.read(path)
-    return closing(store) if store is not None else None

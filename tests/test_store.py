@@ -197,6 +197,31 @@ def test_a_damaged_database_is_told_from_a_whole_one_and_set_aside(path: Path, d
     Store.create(path).close()
 
 
+@pytest.mark.parametrize("what", ["deleted", "emptied"])
+def test_a_database_that_is_taken_away_from_under_its_writer_is_noticed(path: Path, what: str) -> None:
+    store = Store.create(path)
+    store.commit(Batch(closed=[run(1)]))
+    store.see_that_it_is_there()
+    if what == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(DamagedStoreError):
+        store.see_that_it_is_there()
+    store.close()
+
+
+def test_jobs_that_are_gone_for_long_are_forgotten(path: Path) -> None:
+    store = Store.create(path)
+    store.commit(
+        Batch(closed=[run(1, job="gone"), run(2, job="applied"), run(50, job="lately")], memories={"gone": "{}"})
+    )
+    assert store.forget_jobs(30 * DAY, lambda job: job == "applied") == ["gone"]
+    assert store.statuses().keys() == {"applied", "lately"}
+    assert store.memories() == {}
+    store.close()
+
+
 def test_a_directory_in_the_place_of_the_database_can_be_set_aside(path: Path) -> None:
     path.mkdir()
     with pytest.raises(DamagedStoreError):
