@@ -127,7 +127,9 @@ def serve(place: Place, tell: Tell) -> None:
                     tell(f"{message}; trying again until it works")
                     told = message
                 turn_away(listener)
-                ending.wait(pause)
+                ending.wait(_RETRY_SECONDS)
+                # Somebody who asks may have mended what was wrong.
+                ending.wait(pause - _RETRY_SECONDS, listener.fileno())
                 # To open everything takes a while of the processor, and a full disk may stay full.
                 pause = min(2 * pause, _LONGEST_RETRY_SECONDS)
 
@@ -242,12 +244,13 @@ class _Ending:
         with suppress(BlockingIOError):
             os.read(self._reader, 4096)
 
-    def wait(self, seconds: float) -> None:
-        """Sleep, but not on when a signal comes."""
+    def wait(self, seconds: float, *others: int) -> None:
+        """Sleep, but not on when a signal comes, or anything at `others`."""
         import select
 
-        if not self.asked:
-            select.select([self._reader], [], [], seconds)
+        self.forget()
+        if not self.asked and seconds > 0:
+            select.select([self._reader, *others], [], [], seconds)
 
 
 class _Manager:
