@@ -306,6 +306,34 @@ def test_an_old_journal_is_read_without_keeping_its_runs_open(tmp_path: Path, mo
     assert len(recorded(tmp_path)) == 3000
 
 
+def test_forty_days_leave_thirty_days_of_records_a_log_a_day_and_every_jobs_last_run(tmp_path: Path) -> None:
+    tape, day = Tape(), 86_400 * SECOND
+    tape.tell.starting("seldom", "f" * 32)
+    tape.tell.succeeded("seldom", "f" * 32)
+    collecting = Collecting(tape, tmp_path)
+    clock = NOON
+    collecting.recorder._now_us = lambda: clock
+    for number in range(40):
+        clock = NOON + number * day
+        tape.tell.now_us = clock
+        tape.tell.starting("daily", f"{number:032x}")
+        tape.tell.succeeded("daily", f"{number:032x}")
+        assert collecting.recorder.catch_up()
+        collecting.recorder._maintained_at = None
+        collecting.recorder.maintain_if_due()
+    # The days of the clock are counted to the microsecond: the first of the thirty may be on either side.
+    kept = [int(run.run_id, 16) for run in collecting.store.history()]
+    assert kept == list(range(39, 39 - len(kept), -1))
+    assert 30 <= len(kept) <= 31
+    statuses = collecting.store.statuses()
+    assert statuses["seldom"].last is not None
+    assert statuses["seldom"].last.run_id == "f" * 32
+    collecting.end()
+    logs = sorted(path.name for path in (tmp_path / "log").iterdir())
+    assert 30 <= len(logs) <= 32
+    assert sorted(int(str(line["run_id"]), 16) for line in logged(tmp_path))[-30:] == sorted(kept)[-30:]
+
+
 def test_runs_of_another_boot_are_closed_when_the_end_of_the_journal_is_reached(tmp_path: Path) -> None:
     tape = Tape()
     tape.tell.starting("job", "a" * 32)
