@@ -282,7 +282,8 @@ def open_store(place: Place) -> Iterator[Store | None]:
             yield None
             return
         except PermissionError as error:
-            raise SdcronError(f"no permission to read {path}", "run it as root (sudo)") from error
+            hint = "run it as root (sudo), or join its readers: sudo usermod -aG systemd-journal $USER"
+            raise SdcronError(f"no permission to read {path}", hint) from error
         store = Store.read(path)
         try:
             yield store

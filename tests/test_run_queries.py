@@ -245,7 +245,7 @@ def test_a_record_that_may_not_be_read_is_one_clear_error(place: Place, monkeypa
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(SdcronError, match="no permission to read") as caught:
         list(queries.history(place))
-    assert caught.value.hint == "run it as root (sudo)"
+    assert caught.value.hint.startswith("run it as root (sudo), or join its readers")
 
 
 @pytest.mark.parametrize(
