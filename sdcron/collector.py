@@ -45,6 +45,7 @@ _LOCK = "collect.lock"
 _MANAGER_SECONDS = 30.0
 _RETRY_SECONDS = 2.0
 _LONGEST_RETRY_SECONDS = 60.0
+_LOCK_SECONDS = 0.2
 _LAST_STEPS = 4
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Larger databases are not looked through at the start; SQLite finds damage when it comes upon it."""
@@ -121,6 +122,9 @@ def serve(place: Place, tell: Tell) -> None:
             except DamagedStoreError as error:
                 tell(f"{error.message}; it is set aside, and made anew from the logs and the journal")
                 _set_aside(place.paths)
+            except LockHeldError:
+                # Somebody who asked reads the journal himself, and is done in a moment.
+                ending.wait(_LOCK_SECONDS)
             except (SdcronError, OSError) as error:
                 message = error.message if isinstance(error, SdcronError) else _words(error)
                 if message != told:
