@@ -233,6 +233,7 @@ def test_nobody_else_makes_a_record_or_gets_a_line_into_one(machine: Machine) ->
         machine.run(["logger", "-t", f"sdcron-{name}", "forged"], user="tester")
         fields = f"MESSAGE=forged\nMESSAGE_ID={messages[3]}\nUNIT={service(name)}\nINVOCATION_ID={its_id}\n"
         machine.run(["logger", "--journald"], input=f"{fields}SYSLOG_IDENTIFIER=systemd\n", user="tester")
+    machine.run(["rm", "-rf", "/home/tester/.config"])
     machine.run(["touch", "/tmp/forged"])
     until(lambda: not machine.show(service("held"), "InvocationID", "Job").get("Job"), 10, "it has ended")
     machine.run(["systemctl", "start", service("held")])
