@@ -7,8 +7,11 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.machine import until
 from tests.system.jobs import apply, start
+from tests.system.records import forget_journal
 
 if TYPE_CHECKING:
     from tests.machine import Machine
@@ -24,6 +27,12 @@ MIXED: dict[str, dict[str, Any]] = {
     "sleeps": {"script": "echo begun; exec sleep 600"},
     "off": {"command": "/usr/bin/true", "schedule": "@daily", "enabled": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_earlier_tests(machine: Machine) -> None:
+    """A collector that finds no database reads what the journal has, of whomever."""
+    forget_journal(machine)
 
 
 def asked(machine: Machine, *arguments: str, user: str | None = None) -> Any:  # noqa: ANN401 - JSON
