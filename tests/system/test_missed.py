@@ -99,8 +99,9 @@ def assert_waits_for_its_spread(machine: Machine, name: str, spread: timedelta) 
     assert timer["SubState"] == "waiting"
     # In a container, OnBootSec= counts from the start of its own first process (systemd.timer(5)).
     booted = int(machine.run(["systemctl", "show", "--value", "--property=UserspaceTimestampMonotonic"]).stdout) / 1e6
-    lengths = re.findall(r"([0-9.]+)(d|h|min|s)\b", timer["NextElapseUSecMonotonic"])
-    elapse = sum(float(number) * {"d": DAY, "h": 3600, "min": 60, "s": 1}[unit] for number, unit in lengths)
+    lengths = re.findall(r"([0-9.]+)(d|h|min|s|ms|us)\b", timer["NextElapseUSecMonotonic"])
+    units = {"d": DAY, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us": 1e-6}
+    elapse = sum(float(number) * units[unit] for number, unit in lengths)
     assert abs(elapse - booted - offset.total_seconds() - 1) < 0.01, (timer, booted, offset)
 
 

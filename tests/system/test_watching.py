@@ -117,6 +117,8 @@ def test_every_run_is_told_with_its_outcome_and_its_output(machine: Machine) -> 
 #: Follows the log of a job as a program at the other end of a pipe would, until it has seen the last line; then Ctrl-C.
 FOLLOW = """
 import datetime, signal, subprocess, sys, time
+# Whoever started the tests may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 log = subprocess.Popen([sys.executable, "-m", "sdcron", "logs", "ticks", "-f"], stdout=subprocess.PIPE, text=True)
 began, slowest = False, 0.0
 for line in log.stdout:
