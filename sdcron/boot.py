@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdcron.collector import boot_id, collect_once, database, tell_journal
+from sdcron.collector import boot_id, collect_once, database, journal_command, tell_journal
 from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.installed import read_one
@@ -75,7 +75,7 @@ def _wait_for_collector(place: Place) -> None:
         if time.monotonic() > deadline:
             raise SdcronError(
                 "the collector does not record, so retries that the last boot left are not known",
-                "see: journalctl -u sdcron-collector, and then run: sdcron boot",
+                f"see: {journal_command(place)}, and then run: sdcron boot{' --user' * place.user}",
             )
         if answered is None and time.monotonic() > alone:
             # None runs, as where somebody has disabled it.

@@ -19,7 +19,7 @@ def become(*, user: bool) -> NoReturn:
     """Replace this process by the collector of the machine, or of the calling user."""
     found_alike = ["-P"] if sys.flags.safe_path else []
     command = [sys.executable, *found_alike, "-m", __name__, *(["--user"] if user else [])]
-    os.execve(sys.executable, command, {**_MALLOC, **os.environ})  # noqa: S606
+    os.execve(sys.executable, command, {**_MALLOC, **os.environ})  # noqa: S606 - our own interpreter, without a shell
 
 
 def main(user: bool) -> int:

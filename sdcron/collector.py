@@ -160,7 +160,7 @@ def bring_up_to_date(place: Place, tell: Tell) -> None:
     if answered is False:
         raise SdcronError(
             f"the collector cannot record, or was busy for more than {ANSWER_SECONDS:.0f} s",
-            f"see: journalctl {_unit(place)}",
+            f"see: {journal_command(place)}",
         )
     if not _may_write(place.paths):
         raise SdcronError("the collector does not run", _start_it(place))
@@ -182,8 +182,9 @@ def _words(error: OSError) -> str:
     return f"{error.filename}: {what}" if error.filename else what
 
 
-def _unit(place: Place) -> str:
-    return "--user -u sdcron-collector" if place.user else "-u sdcron-collector"
+def journal_command(place: Place) -> str:
+    """What shows what the collector has said."""
+    return f"journalctl{' --user' * place.user} -u sdcron-collector"
 
 
 def _start_it(place: Place) -> str:

@@ -18,6 +18,7 @@ from sdcron.messages import (
     EXITED,
     FAILED,
     HAS_STOPPED,
+    JOURNAL_STARTED,
     OWN_IDENTIFIERS,
     RESOURCES,
     RETRY_TIMER,
@@ -36,19 +37,18 @@ from sdcron.messages import (
 )
 from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States
 from sdcron.paths import Scope
-from sdcron.runs import moment_of
+from sdcron.runs import microseconds_of, moment_of
 from sdcron.store import Batch
-from sdcron.streams import PREFIX, Streams
-from sdcron.trigger import cause_of, microseconds_of
+from sdcron.streams import Streams
+from sdcron.trigger import cause_of
+from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdcron.definition import Definition
+    from sdcron.messages import Get
     from sdcron.runs import Run
-    from sdcron.trigger import Cause
-
-    Get = Callable[[str], bytes | None]
 
 _BATCH = 1000
 _BATCH_BYTES = 2 * 1024 * 1024
@@ -100,6 +100,7 @@ class Fold:
             state = json.loads(meta.get("fold", "{}"))
             self.manager, self.manager_us = str(state.get("manager", "")), int(state.get("manager_us", 0))
             self.going_down = bool(state.get("going_down", False))
+            self.streams.journald_us = int(state.get("journald_us", 0))
         except (ValueError, TypeError, AttributeError):
             pass
         self.memories.restore(memories)
@@ -115,7 +116,12 @@ class Fold:
 
     def changes(self) -> Batch:
         """Everything that is new since the last call. To be kept before the next entry is taken."""
-        state = {"manager": self.manager, "manager_us": self.manager_us, "going_down": self.going_down}
+        state = {
+            "manager": self.manager,
+            "manager_us": self.manager_us,
+            "going_down": self.going_down,
+            "journald_us": self.streams.journald_us,
+        }
         changed = self._touched | self.streams.grown
         open_runs = States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
         batch = Batch(self._closed, open_runs, self.memories.changes(), {"fold": json.dumps(state)}, self._dropped)
@@ -138,8 +144,11 @@ class Fold:
             self._manager_message(get, received_us)
         elif identifier.startswith(b"(") and get("MESSAGE_ID") == SPAWN_FAILED:
             self._spawn_failed(get)
-        elif identifier == b"systemd-journald" and get("MESSAGE_ID") == DROPPED:
-            self._lines_dropped(get)
+        elif identifier == b"systemd-journald" and get("_TRANSPORT") == b"driver":
+            if get("MESSAGE_ID") == DROPPED:
+                self._lines_dropped(get)
+            elif get("MESSAGE_ID") == JOURNAL_STARTED:
+                self.streams.journald_us = received_us
 
     def _manager_message(self, get: Get, received_us: int) -> None:
         if not is_of_manager(get, self._uid if self._user else None):
@@ -168,6 +177,8 @@ class Fold:
                 for run in self.runs.values():
                     run.manager = run.manager or manager
             self.manager, self.manager_us, self.going_down = manager, when_us, False
+            # With the boot, and not in the middle of it.
+            self.streams.journald_us = 0
             self.abandon_all_but(manager)
 
     def abandon_all_but(self, manager: str) -> None:
@@ -182,8 +193,7 @@ class Fold:
     def abandon_other_boots(self, boot_id: str) -> None:
         """The same for every run that is not of this boot. Only when all that the journal has was taken."""
         for run in [run for run in self.runs.values() if run.manager.partition(":")[0] != boot_id]:
-            if boot_id:
-                self._abandon(run, CUT_OFF)
+            self._abandon(run, CUT_OFF)
 
     def _abandon(self, run: OpenRun, why: str) -> None:
         if not run.result and not run.stopped:
@@ -244,26 +254,20 @@ class Fold:
             other.result = other.result or END_UNKNOWN
             other.done = True
             self._touched.add(other.run_id)
-        definition = self._define(job)
-        run = self.runs.get(run_id)
-        if run is None:
-            if self._is_over(run_id):
-                # Read a second time, for a database that was rebuilt: what comes next is judged by it all the same.
-                self.memories.of(job).run_started(when_us, self._cause(job, when_us, definition))
-                return
-            run = self._open(job, run_id)
-        cause = self._cause(job, when_us, definition)
-        run.begin(when_us, cause, definition)
-        run.host = host
-        memory = self.memories.of(job)
+        definition, memory = self._define(job), self.memories.of(job)
+        cause = cause_of(when_us, definition, memory, self.manager, self.manager_us)
         memory.run_started(when_us, cause)
         if definition is not None:
             memory.seen(definition)
+        run = self.runs.get(run_id)
+        if run is None and self._is_over(run_id):
+            # Read a second time, for a database that was rebuilt: what comes next is judged by it all the same.
+            return
+        run = run or self._open(job, run_id)
+        run.begin(when_us, cause, definition)
+        run.host = host
         self._touched.add(run_id)
         self.streams.adopt(run)
-
-    def _cause(self, job: str, when_us: int, definition: Definition | None) -> Cause:
-        return cause_of(when_us, definition, self.memories.of(job), self.manager, self.manager_us)
 
     def _open(self, job: str, run_id: str) -> OpenRun:
         run = OpenRun(job, run_id, self.manager, stdout=self.memories.capture(job), stderr=self.memories.capture(job))
@@ -285,17 +289,10 @@ class Fold:
     def _skip(self, job: str, get: Get, when_us: int) -> None:
         """A condition did not hold: systemd gives such a start no invocation."""
         run_id = made_up_id(get, when_us)
-        if self._is_over(run_id) or run_id in self.runs:
+        self._begin(job, run_id, text_of(get, "_HOSTNAME"), when_us)
+        run = self.runs.get(run_id)
+        if run is None:
             return
-        definition = self._define(job)
-        run = self._open(job, run_id)
-        cause = self._cause(job, when_us, definition)
-        run.begin(when_us, cause, definition)
-        memory = self.memories.of(job)
-        memory.run_started(when_us, cause)
-        if definition is not None:
-            memory.seen(definition)
-        run.host = text_of(get, "_HOSTNAME")
         condition = CONDITION.search(text_of(get, "MESSAGE"))
         run.result, run.ended_us = "exec-condition", when_us
         run.detail = condition[1] if condition else ""
@@ -338,7 +335,7 @@ class Fold:
         """journald tells of lines over the limit when the next line of the unit comes, which may be of the next run."""
         unit = text_of(get, "OBJECT_SYSTEMD_USER_UNIT" if self._user else "OBJECT_SYSTEMD_UNIT")
         count = number_of(get("N_DROPPED")) or 0
-        if get("_TRANSPORT") != b"driver" or not unit.startswith(PREFIX):
+        if not unit.startswith(PREFIX):
             return
         job = unit.removeprefix(PREFIX).removesuffix(".service")
         run = self.runs.get(text_of(get, "OBJECT_SYSTEMD_INVOCATION_ID"))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.journal import Journal
-from sdcron.log_lines import Assembly, LogLine, us_of
+from sdcron.log_lines import Assembly, LogLine
 from sdcron.machine import machine_id
 from sdcron.messages import STARTING, uid_of
 from sdcron.output import compile_patterns
 from sdcron.run_queries import applied_job, open_store
-from sdcron.runs import rfc3339
+from sdcron.runs import microseconds_of, rfc3339
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def logs(
             yield from reader.one_run(run, follow=follow)
             return
         if since is not None:
-            reader.journal.seek_time(int(since.timestamp() * 1_000_000))
+            reader.journal.seek_time(microseconds_of(since))
             found = reader.rest()
             yield from deque(found, lines) if lines is not None else found
         else:
@@ -204,8 +204,8 @@ class _JobJournal:
                 if line.run_id == run_id:
                     yield line
                 if line.event == "end" and line.run_id == run_id:
-                    end_us = end_us or us_of(line.when)
-                if end_us is not None and us_of(line.when) > end_us + _LATE_US:
+                    end_us = end_us or microseconds_of(line.when)
+                if end_us is not None and microseconds_of(line.when) > end_us + _LATE_US:
                     return
             waited = follow and end_us is None and self.journal.wait(_SETTLED_SECONDS if self.assembly.ending else 60)
             if waited:

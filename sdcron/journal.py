@@ -103,7 +103,9 @@ class Journal:
             return False
         if self._reader.test_cursor(cursor):
             return True
-        self._reader._previous()
+        if not self._reader._previous():
+            # It is the first of all: nothing is before it to go on from.
+            self._reader.seek_head()
         return False
 
     # Reading

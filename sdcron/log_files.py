@@ -36,7 +36,7 @@ _NOT_OURS = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
 _CHUNK = 1 << 16  # bytes that are read at once of what is no record
 _LONGEST_LINE = 1 << 28  # bytes; a line beyond it is no record, and not held in memory to find out
-_BATCH = 1 << 20  # bytes of lines in one Batch
+_BATCH = 1 << 20  # bytes of lines in one Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class OldLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Records:
     """Some records of one file, in their order, and how many damaged pieces (or the file itself) were left out."""
 
     path: Path
@@ -203,7 +203,7 @@ def as_record(line: bytes) -> dict[str, Any] | None:
     return record if names and isinstance(record.get("schema"), int) else None
 
 
-def read_back(directory: Path) -> Iterator[Batch]:
+def read_back(directory: Path) -> Iterator[Records]:
     """Every record in the rotated logs and the current one, oldest first. What was set aside is not among them."""
     paths = [log.path for log in old_logs(directory) if not log.damaged] if directory.is_dir() else []
     for path in [*paths, directory / LOG_NAME]:
@@ -211,7 +211,7 @@ def read_back(directory: Path) -> Iterator[Batch]:
             yield from _read_back_one(path)
 
 
-def _read_back_one(path: Path) -> Iterator[Batch]:
+def _read_back_one(path: Path) -> Iterator[Records]:
     runs: list[Run] = []
     damaged = size = 0
     try:
@@ -228,7 +228,7 @@ def _read_back_one(path: Path) -> Iterator[Batch]:
                     runs.append(run)
                 size += len(line)
                 if size > _BATCH:
-                    yield Batch(path, tuple(runs), damaged)
+                    yield Records(path, tuple(runs), damaged)
                     runs, damaged, size = [], 0, 0
         finally:
             os.close(descriptor)
@@ -236,7 +236,7 @@ def _read_back_one(path: Path) -> Iterator[Batch]:
         # One file that cannot be read must not cost the records in all others.
         damaged += 1
     if runs or damaged:
-        yield Batch(path, tuple(runs), damaged)
+        yield Records(path, tuple(runs), damaged)
 
 
 def _as_run(line: bytes) -> Run | None:

@@ -24,16 +24,15 @@ from sdcron.messages import (
 from sdcron.open_run import STOPPED, OpenRun
 from sdcron.output import Patterns, redact
 from sdcron.retry import retry_handler_name
-from sdcron.runs import moment_of, rfc3339
+from sdcron.runs import microseconds_of, moment_of, rfc3339
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from sdcron.messages import Get
     from sdcron.runs import Run
-
-    Get = Callable[[str], bytes | None]
 
 _LONGEST_LINE = 1 << 20
 """Bytes that are put together again at most."""
@@ -65,7 +64,7 @@ class LogLine:
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON shape."""
-        when = rfc3339(int(self.when.timestamp()) * 1_000_000 + self.when.microsecond)
+        when = rfc3339(microseconds_of(self.when))
         return {"time": when, "stream": self.stream, "text": self.text, "run_id": self.run_id, "event": self.event}
 
 
@@ -167,7 +166,7 @@ class Assembly:
         message, run_id = get("MESSAGE_ID"), (get(self._id_field) or b"").decode("ascii", "replace")
         if message == STARTING:
             told = self.settle()
-            self._run = OpenRun(self._job, run_id, "", started_us=us_of(when))
+            self._run = OpenRun(self._job, run_id, "", started_us=microseconds_of(when))
             return [*told, LogLine(when, "sdcron", "", run_id, "start")]
         if message == STARTED and not run_id:
             # A condition did not hold: such a start is no invocation, and nothing has gone wrong.
@@ -187,7 +186,7 @@ class Assembly:
                 run.stopped = STOPPED
         else:
             return []
-        run.ended_us = us_of(when)
+        run.ended_us = microseconds_of(when)
         self._ended = self._ended or when if message != EXITED else self._ended
         return []
 
@@ -226,8 +225,3 @@ class Assembly:
 def _id(get: Get, field_name: str = "_SYSTEMD_INVOCATION_ID") -> str | None:
     run_id = get(field_name)
     return run_id.decode("ascii", "replace") if run_id else None
-
-
-def us_of(when: datetime) -> int:
-    """Microseconds since 1970."""
-    return int(when.timestamp()) * 1_000_000 + when.microsecond

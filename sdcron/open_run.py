@@ -81,6 +81,8 @@ class OpenRun:
     dropped_lines: int = 0
     dropped_before: int = 0
     """The same of lines that may have been those of the run before."""
+    doubtful: bool = False
+    """Whether some of its output may be that of a run of which journald knows nothing else."""
     complete: bool = True
     """Whether journald was heard to have stored all of its output."""
 
@@ -150,6 +152,8 @@ class OpenRun:
         unknown = [START_UNKNOWN] * (self.started_us is None)
         if self.dropped_before:
             unknown.append(f"journald dropped {self.dropped_before} lines of this run or the one before")
+        if self.doubtful:
+            unknown.append("some of its output may be another run's: journald was restarted")
         return unknown + ["its output may be incomplete: journald did not answer"] * (not self.complete)
 
     def as_json(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ ACCOUNT = "sdcron"
 """The user that the collector runs as, on a machine that has it."""
 _GROUP = "systemd-journal"
 _WANTED_BY = {Scope.SYSTEM: "multi-user.target.wants", Scope.USER: "default.target.wants"}
-_EMPTY_INSIDE = {Scope.SYSTEM: ("/home", "/root", "/run/user", "/tmp", "/var/tmp"), Scope.USER: ("/tmp", "/var/tmp")}  # noqa: S108
+_EMPTY_INSIDE = {Scope.SYSTEM: ("/home", "/root", "/run/user", "/tmp", "/var/tmp"), Scope.USER: ("/tmp", "/var/tmp")}  # noqa: S108 - asked about, not written to
 """Directories that ProtectHome= and PrivateTmp= show empty."""
 _IN_A_NAMESPACE = re.compile(
     "(?:CapabilityBoundingSet|Private[A-Za-z]+|ProtectSystem|ProtectControlGroups|ProtectKernel[A-Za-z]+|ProtectProc"
@@ -116,9 +116,9 @@ def unit_texts(
         in_root = any(_is_below(path, ["/root"]) for path in hidden)
         if scope is Scope.SYSTEM and name == COLLECTOR and host.account and not in_root:
             own.append(f"User={ACCOUNT}")
-        text = text.replace(f"ExecStart={PACKAGED_PROGRAM} ", f"ExecStart={command} ")  # noqa: PLW2901
-        text = text.replace("UMask=", "".join(f"{line}\n" for line in own) + "UMask=", 1)  # noqa: PLW2901
-        made[name] = text if host.namespaces else _IN_A_NAMESPACE.sub("", text)
+        whole = text.replace(f"ExecStart={PACKAGED_PROGRAM} ", f"ExecStart={command} ")
+        whole = whole.replace("UMask=", "".join(f"{line}\n" for line in own) + "UMask=", 1)
+        made[name] = whole if host.namespaces else _IN_A_NAMESPACE.sub("", whole)
     return made
 
 

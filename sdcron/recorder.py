@@ -166,7 +166,8 @@ class Recorder:
     def settle(self) -> bool:
         """Close the ended runs whose output is complete; True if none is left. Call at the end of the journal."""
         # Nothing is to come of another boot; where the journal is lost at each, this is how its runs are noticed.
-        self._fold.abandon_other_boots(self._boot_id)
+        if self._boot_id:
+            self._fold.abandon_other_boots(self._boot_id)
         ended = self._fold.ended()
         if not ended:
             return True

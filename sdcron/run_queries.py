@@ -16,6 +16,7 @@ from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.installed import read_installed, read_one
 from sdcron.job_queries import DamagedUnitError, job_rows, job_schedule, next_moments, parse_moment, unknown_job
 from sdcron.machine import local_timezone
+from sdcron.messages import RETRY_TIMER
 from sdcron.runs import moment_of, rfc3339
 from sdcron.store import DamagedStoreError, JobStatus, Store
 from sdcron.units import service_name
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from sdcron.paths import Paths
     from sdcron.runs import Outcome, Run, Trigger
 
-_RETRY_TIMER = re.compile(r"sdcron-(.+)@retry-(\d+)\.timer")
 _NEVER = JobStatus(None, None, 0)
 _AGO = re.compile(r"(?:\d+(?:ms|[wdhms]))+")
 
@@ -361,7 +361,7 @@ def _removed(job: str, past: JobStatus) -> JobStatusRow:
 def _waits(backend: Backend | None, loaded: Mapping[str, UnitState]) -> dict[str, RetryWait]:
     waits = {}
     for name, state in loaded.items():
-        timer = _RETRY_TIMER.fullmatch(name) if state.active == "active" and "@retry-" in name else None
+        timer = RETRY_TIMER.fullmatch(name) if state.active == "active" and "@retry-" in name else None
         if timer and backend is not None:
             at = None
             with suppress(BackendError):

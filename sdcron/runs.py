@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -147,13 +147,9 @@ class Run:
 
 def from_json(record: dict[str, Any]) -> Run:
     """A record that was read back. Raises ValueError, KeyError or TypeError for what `as_json` never writes."""
-    cut = bool(record["truncated"])
-    trigger = record["trigger"]
-    stdout, stderr = (
-        Output(str(record[name]).encode("utf-8", "surrogatepass"), int(record[f"{name}_bytes"]), cut)
-        for name in ("stdout", "stderr")
-    )
     _check_types(record)
+    cut, trigger = bool(record["truncated"]), record["trigger"]
+    stdout, stderr = (Output(record[name].encode(), record[f"{name}_bytes"], cut) for name in ("stdout", "stderr"))
     plain = ("job", "run_id", "host", "backend", "attempt", "reason", "exit_code", "signal", "dropped_lines")
     return Run(
         **{name: record[name] for name in (*plain, "memory_peak_bytes", "job_digest")},
@@ -213,8 +209,12 @@ def microseconds(text: str | None) -> int | None:
     """The inverse of `rfc3339`. Raises ValueError."""
     if text is None:
         return None
-    moment = datetime.fromisoformat(text).astimezone(UTC)
-    return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
+    return microseconds_of(datetime.fromisoformat(text))
+
+
+def microseconds_of(moment: datetime) -> int:
+    """Microseconds since 1970 UTC, exactly; the inverse of `moment_of`."""
+    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def seconds(length_us: int | None) -> float | None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from sdcron.log_files import Batch
+    from sdcron.log_files import Records
     from sdcron.settings import Settings
 
 _FOR_EVER = 1 << 63  # no row gets this id
@@ -171,7 +171,7 @@ class StatusLog:
             Files().sync_directory(self._directory)
         return gone
 
-    def read_back(self) -> Iterator[Batch]:
+    def read_back(self) -> Iterator[Records]:
         """Every record in the rotated logs and the current one, oldest first, for a database that is rebuilt."""
         return read_back(self._directory)
 

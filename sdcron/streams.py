@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdcron.messages import may_be_of_job
+from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdcron.definition import Definition
+    from sdcron.messages import Get
     from sdcron.open_run import OpenRun
     from sdcron.output import Capture
 
-    Get = Callable[[str], bytes | None]
-
-PREFIX = "sdcron-"
 _WHICH = {b"6": "stdout", b"4": "stderr"}
 """systemd-cat's priorities for the two, by the units that units.py writes."""
 _LINE_ENDS = {None: b"\n", b"nul": b"\0"}
@@ -67,6 +66,8 @@ class Streams:
         self._streams: dict[bytes, _Stream] = {}
         self._strangers: set[bytes] = set()
         self._early: dict[bytes, _Stream] = {}
+        self.journald_us = 0
+        """When journald was started last within this boot, microseconds since 1970; 0 for never."""
         self.grown: set[str] = set()
         """Ids of runs with new output; whoever looks clears it."""
 
@@ -111,6 +112,7 @@ class Streams:
 
     def _give(self, run: OpenRun, name: bytes, stream: _Stream) -> None:
         stream.run = run
+        self._doubt(run)
         run.streams[name.decode("ascii", "replace")] = stream.which
         if stream.which == "stdout":
             run.stdout = stream.capture
@@ -135,6 +137,8 @@ class Streams:
             return None
         else:
             run = self._likely(job, which)
+            if run is not None:
+                self._doubt(run)
         stream = _Stream(job, which, run.capture(which) if run else self._capture(job), run, received_us)
         self._streams[name] = stream
         if run is None:
@@ -154,6 +158,14 @@ class Streams:
         definition = self._define(job)
         uids = (b"0", str(definition.uid).encode()) if definition is not None else ()
         return may_be_of_job(get, unit, uids)
+
+    def _doubt(self, run: OpenRun) -> None:
+        """Note of a run that got a stream by its job's name alone, if there may be another that journald knows not of.
+
+        While journald is away systemd does not write to it, and a run may begin and end that nothing else tells of.
+        """
+        if self.journald_us > (run.started_us or self.journald_us) - _KEPT_US and self.journald_us:
+            run.doubtful = True
 
     def _likely(self, job: str, which: str) -> OpenRun | None:
         """The open run that lacks this stream, the oldest first."""

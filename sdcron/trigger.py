@@ -8,10 +8,10 @@ a retry timer's wait, the moment after a boot. What starts at none of these was 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from sdcron.runs import Trigger, moment_of
+from sdcron.runs import Trigger, microseconds_of, moment_of
 
 if TYPE_CHECKING:
     from sdcron.definition import Definition
@@ -180,8 +180,3 @@ def last_due(schedule: Schedule, moment_us: int) -> int | None:
             break
         due = following
     return microseconds_of(due) if due is not None else None
-
-
-def microseconds_of(moment: datetime) -> int:
-    """Microseconds since 1970 UTC."""
-    return (moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

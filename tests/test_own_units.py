@@ -148,7 +148,6 @@ def test_the_program_is_the_packages_own_or_this_python_with_the_path_that_it_ne
 
 @pytest.mark.tools
 def test_an_installed_package_has_the_units_inside(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, tmp_path)
     for name in ("sdcron", "units"):

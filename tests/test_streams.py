@@ -29,6 +29,34 @@ def closed(fold: Fold) -> list[Run]:
     return fold.changes().closed
 
 
+def test_a_record_says_that_lines_may_be_another_runs_when_journald_was_away() -> None:
+    doubt = "some of its output may be another run's: journald was restarted"
+    restarted = {
+        "SYSLOG_IDENTIFIER": "systemd-journald", "MESSAGE_ID": messages.JOURNAL_STARTED.decode(),
+        "_TRANSPORT": "driver",
+    }  # fmt: skip
+    for name, (forged, by_name, expected) in {
+        "guessed": (False, True, doubt),
+        "known": (False, False, ""),
+        "forged": (True, True, ""),
+    }.items():
+        fold, tell = folded()
+        tell.starting("job", A)
+        tell.feed(**{**restarted, **({"_TRANSPORT": "journal"} if forged else {})})
+        tell.line("job", "out", None if by_name else A)
+        tell.succeeded("job", A)
+        [run] = closed(fold)
+        assert (run.reason, run.stdout.kept) == (expected, b"out\n"), name
+    # What a boot begins with is no restart.
+    fold, tell = folded()
+    tell.feed(**restarted)
+    tell.starting("job", A)
+    tell.line("job", "out", None)
+    tell.succeeded("job", A)
+    [run] = closed(fold)
+    assert run.reason == ""
+
+
 def test_a_line_of_the_jobs_unit_without_an_invocation_is_of_the_run_that_is_open() -> None:
     fold, tell = folded()
     tell.starting("job", A)
