@@ -11,11 +11,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sdcron.collector import boot_id, collect_once, database, journal_command, tell_journal
+from sdcron.collector import boot_id, collect_once, journal_command, tell_journal
 from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.installed import read_one
 from sdcron.journal import write
+from sdcron.ledger import database
 from sdcron.operations import connect
 from sdcron.retry import retry_timer_name
 from sdcron.store import Store

@@ -6,7 +6,6 @@ log that is damaged is set aside, and rebuilt from the logs and from what the jo
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import pwd
@@ -16,20 +15,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.definition import Definitions
 from sdcron.errors import BackendError, LockHeldError, SdcronError
-from sdcron.files import make_directory
 from sdcron.fold import Fold
 from sdcron.journal import Journal, all_stored
+from sdcron.ledger import opened, set_store_aside
 from sdcron.paths import Scope
-from sdcron.recorder import Recorder, position_of
+from sdcron.recorder import Recorder
 from sdcron.settings import read_settings
-from sdcron.status_log import StatusLog
-from sdcron.store import Batch, DamagedStoreError, Store, set_aside
+from sdcron.store import DamagedStoreError
 from sdcron.sync_socket import ANSWER_SECONDS, answer, ask, listening, turn_away
 
 if TYPE_CHECKING:
@@ -40,23 +37,14 @@ if TYPE_CHECKING:
     from sdcron.operations import Place
     from sdcron.paths import Paths
 
-DATABASE = "runs.db"
-_LOCK = "collect.lock"
 _MANAGER_SECONDS = 30.0
 _RETRY_SECONDS = 2.0
 _LONGEST_RETRY_SECONDS = 60.0
 _LOCK_SECONDS = 0.2
 _LAST_STEPS = 4
-_CHECKED_BYTES = 256 * 1024 * 1024
-"""Larger databases are not looked through at the start; SQLite finds damage when it comes upon it."""
 
 Tell = Callable[[str], object]
 """Hears what a person should know, one line at a time."""
-
-
-def database(paths: Paths) -> Path:
-    """Where the runs of a scope are kept."""
-    return paths.runs_dir / DATABASE
 
 
 @contextmanager
@@ -75,30 +63,20 @@ def recording(
         journal = Journal()
         stack.callback(journal.close)
         stack.enter_context(_as_owner(paths))
-        _make_private(paths.runs_dir)
-        stack.enter_context(_lock(paths))
-        log = StatusLog(paths.log_dir, settings)
-        stack.callback(log.close)
-        store = _open_store(paths, log, tell)
-        stack.callback(store.close)
+        ledger = stack.enter_context(opened(paths, settings, tell))
         uid = os.getuid() if paths.scope is Scope.USER else 0
-        fold = Fold(paths.scope, uid, _definitions(place, uid), store.is_recorded)
-        meta = store.meta()
-        fold.restore(meta, store.open_runs(), store.memories())
+        fold = Fold(paths.scope, uid, _definitions(place, uid), ledger.store.is_recorded)
+        meta = ledger.store.meta()
+        fold.restore(meta, ledger.store.open_runs(), ledger.store.memories())
         cursor = meta.get("cursor")
         if cursor is None:
             journal.seek_head()
         elif not journal.seek_cursor(cursor):
             tell("the journal no longer has what comes right after the last entry that was read; runs may be missing")
-        recorder = Recorder(
-            journal, fold, store, log, settings, boot_id=boot_id(), all_stored=all_stored, last_run=manager,
-            ending=ending,
-        )  # fmt: skip
-        recovery = log.recover(position_of(meta.get("log")), store.newest_id(), time.time_ns() // 1000)
-        for note in recovery.notes:
-            tell(note)
-        recorder.log_again(recovery.append_after)
-        yield recorder, journal
+        yield (
+            Recorder(journal, fold, ledger, boot_id=boot_id(), all_stored=all_stored, last_run=manager, ending=ending),
+            journal,
+        )
 
 
 def collect_once(place: Place, tell: Tell) -> None:
@@ -121,7 +99,7 @@ def serve(place: Place, tell: Tell) -> None:
                     _follow(recorder, journal, listener, ending, tell)
             except DamagedStoreError as error:
                 tell(f"{error.message}; it is set aside, and made anew from the logs and the journal")
-                _set_aside(place.paths)
+                set_store_aside(place.paths)
             except LockHeldError:
                 # Somebody who asked reads the journal himself, and is done in a moment.
                 ending.wait(_LOCK_SECONDS)
@@ -169,7 +147,7 @@ def bring_up_to_date(place: Place, tell: Tell) -> None:
             collect_once(place, tell)
         except DamagedStoreError as error:
             tell(f"{error.message}; it is set aside and made anew")
-            _set_aside(place.paths)
+            set_store_aside(place.paths)
             collect_once(place, tell)
     except LockHeldError:
         # The collector may have been started just now.
@@ -299,53 +277,6 @@ def _definitions(place: Place, uid: int) -> Definitions:
 
     places = [place.paths, *([place.other] if place.other is not None else [])]
     return Definitions(places, job_schedule, uid)
-
-
-@contextmanager
-def _lock(paths: Paths) -> Iterator[None]:
-    # Not for its readers: who can open it can hold it.
-    descriptor = os.open(paths.runs_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with suppress(PermissionError):
-            os.fchmod(descriptor, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockHeldError("another sdcron is collecting", "wait for it") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_store(paths: Paths, log: StatusLog, tell: Tell) -> Store:
-    """The database, whole: a damaged one is set aside and made anew from the logs. Raises SdcronError."""
-    path = database(paths)
-    try:
-        store = Store.create(path)
-        try:
-            if store.size() <= _CHECKED_BYTES:
-                store.check()
-        except BaseException:
-            store.close()
-            raise
-    except DamagedStoreError as error:
-        tell(f"{error.message}; it is set aside as {_set_aside(paths)}, and made anew from the logs and the journal")
-        store = Store.create(path)
-    if "log" not in store.meta():
-        # New, or killed while this was done.
-        for records in log.read_back():
-            store.commit(Batch(closed=list(records.runs)))
-    return store
-
-
-def _set_aside(paths: Paths) -> Path:
-    return set_aside(database(paths), datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
-
-
-def _make_private(directory: Path) -> None:
-    if not directory.is_dir():
-        make_directory(directory.parent)
-        directory.mkdir(mode=0o750, exist_ok=True)
 
 
 def _may_write(paths: Paths) -> bool:

@@ -1,31 +1,25 @@
-"""Reads the journal from a cursor on and keeps one record a run: what ties fold.py, store.py and status_log.py.
+"""Reads the journal from a cursor on and keeps one record a run: what ties fold.py and ledger.py.
 
-Order, and why: what was read is committed first, the cursor with it; then the lines of new records are appended to the
-log. A crash in between is made good by the next start, which appends what the log lacks. A record closes only when
-its output is complete: when systemd is done with the run and journald has, twice, gone round all its streams and
-nothing more came.
+What was read is committed with the cursor, in one step. A record closes only when its output is complete: when systemd
+is done with the run and journald has, twice, gone round all its streams and nothing more came.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sdcron.open_run import END_UNKNOWN, OpenRun
 from sdcron.resident import give_back_heap
-from sdcron.status_log import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdcron.backends import LastRun
     from sdcron.fold import Fold
+    from sdcron.ledger import Ledger
     from sdcron.runs import Run
-    from sdcron.settings import Settings
-    from sdcron.status_log import StatusLog
-    from sdcron.store import Store
 
 _READ_SECONDS = 0.5
 """How long entries are taken until what they told is committed."""
@@ -79,32 +73,26 @@ class _Waiting:
 
 
 class Recorder:
-    """One scope's. The caller holds the lock, opened everything, and brought the log to the store's position."""
+    """One scope's."""
 
     def __init__(
         self,
         entries: Entries,
         fold: Fold,
-        store: Store,
-        log: StatusLog,
-        settings: Settings,
+        ledger: Ledger,
         *,
         boot_id: str,
         all_stored: Callable[[float], bool],
         last_run: Callable[[str], LastRun | None] = lambda _: None,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """`boot_id` is the machine's now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
         self._entries = entries
         self._fold = fold
-        self._store = store
-        self._log = log
-        self._settings = settings
+        self._ledger = ledger
         self._boot_id = boot_id
         self._all_stored = all_stored
         self._last_run = last_run
-        self._now_us = now_us
         self._ending = ending
         self._cursor: str | None = None
         self._read_us = 0
@@ -113,10 +101,6 @@ class Recorder:
         self._committed_at = time.monotonic()
         self._waiting: dict[str, _Waiting] = {}
         self._reconciled_at: float | None = None
-        self._maintained_at: float | None = None
-        self._log_is_behind = False
-        self._saved: Position | None = None
-        """The log's position that the store has."""
 
     # Reading
 
@@ -249,67 +233,30 @@ class Recorder:
         # The state of a run that prints a line now and then is not written anew for each: what was read since then is
         # read again after a crash.
         soon = time.monotonic() - self._committed_at < _OUTPUT_SECONDS
-        if soon and not cursor_too and self._fold.only_output_grew and not self._log_is_behind:
+        if soon and not cursor_too and self._fold.only_output_grew and not self._ledger.is_behind:
             return []
         batch = self._fold.changes()
         idle = not (batch.closed or batch.open_runs or batch.memories or batch.dropped)
         old = time.monotonic() - self._committed_at > _CURSOR_SECONDS or self._uncommitted > _CURSOR_ENTRIES
-        unsaved = self._log_is_behind or self._log.position != self._saved
-        if idle and not (self._uncommitted and (old or cursor_too)) and not unsaved:
+        if idle and not (self._uncommitted and (old or cursor_too)) and not self._ledger.is_unsaved:
             return []
-        now_us = self._now_us()
-        if batch.closed:
-            self._log.rotate_if_due(now_us)
         if self._cursor is not None:
             batch.meta["cursor"] = self._cursor
-        position = self._log.position
-        batch.meta["log"] = json.dumps(asdict(position))
-        fresh = self._store.commit(batch)
-        self._saved = position
+        recorded = self._ledger.commit(batch)
         self._uncommitted, self._committed_at = 0, time.monotonic()
-        if self._log_is_behind:
-            self.log_again(self._log.position.last_id)
-        elif fresh:
-            # Until it is done: an error leaves a log that is behind, and the next start makes it good.
-            self._log_is_behind = True
-            self._log.append([(row_id, run.line()) for row_id, run in fresh], now_us)
-            self._log_is_behind = False
-        return [run for _, run in fresh]
-
-    def log_again(self, after_id: int) -> None:
-        """Append to the log all that is in the store after a row. Raises OSError."""
-        self._log_is_behind = True
-        lines: list[tuple[int, bytes]] = []
-        for row_id, run in self._store.after(after_id):
-            lines.append((row_id, run.line()))
-            if len(lines) >= 200:
-                self._log.append(lines, self._now_us())
-                lines = []
-        if lines:
-            self._log.append(lines, self._now_us())
-        self._log_is_behind = False
+        return recorded
 
     def see_that_it_is_kept(self) -> None:
         """Raises DamagedStoreError if what is recorded goes nowhere."""
-        self._store.see_that_it_is_there()
+        self._ledger.store.see_that_it_is_there()
 
     def take_notes(self) -> tuple[str, ...]:
         """What somebody else did to the log since the last call, one line each."""
-        return self._log.take_notes()
+        return self._ledger.take_notes()
 
     def maintain_if_due(self) -> None:
         """Rotate, and forget what is old, now and then."""
-        now = time.monotonic()
-        if self._maintained_at is not None and now - self._maintained_at < _MAINTENANCE_SECONDS:
-            return
-        self._maintained_at = now
-        self._store.see_that_it_is_there()
-        now_us = self._now_us()
-        self._log.rotate_if_due(now_us)
-        self._log.prune(now_us)
-        keep_us = int(self._settings.keep.total_seconds()) * 1_000_000
-        self._store.prune(now_us - keep_us)
-        for job in self._store.forget_jobs(now_us - keep_us, self._fold.is_applied):
+        for job in self._ledger.maintain_if_due(self._fold.is_applied):
             self._fold.memories.forget(job)
 
     # All of it
@@ -346,19 +293,11 @@ class Recorder:
         if settled and self._recorded_bytes > _MUCH_BYTES:
             self._recorded_bytes = 0
             give_back_heap()
-        if not at_end or self._log.position != self._saved:
+        if not at_end or self._ledger.is_unsaved:
             return 0.0
         if not settled:
             return 0.05
         return _RECONCILE_SECONDS if self._fold.runs else _MAINTENANCE_SECONDS
-
-
-def position_of(text: str | None) -> Position | None:
-    """The log's position as `commit` keeps it; None for none, or one that cannot be read."""
-    try:
-        return Position(**json.loads(text)) if text is not None else None
-    except (ValueError, TypeError):
-        return None
 
 
 def _size(run: OpenRun) -> int:

@@ -239,7 +239,7 @@ def prune(place: Place, before: datetime) -> int:
 
     Raises SdcronError, as without permission to write.
     """
-    from sdcron.collector import database
+    from sdcron.ledger import database
 
     path = database(place.paths)
     with open_store(place) as store:
@@ -272,7 +272,7 @@ def parse_past(paths: Paths, text: str, now: datetime) -> datetime:
 @contextmanager
 def open_store(place: Place) -> Iterator[Store | None]:
     """The database of runs, None where there is none yet. Raises SdcronError with what to do."""
-    from sdcron.collector import database
+    from sdcron.ledger import database
 
     path = database(place.paths)
     with _explained(place):

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sdcron.collector import database
+from sdcron.ledger import database
 from sdcron.runs import Outcome, Output, Run, Trigger
 from sdcron.store import Batch, Store
 

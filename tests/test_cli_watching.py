@@ -13,7 +13,7 @@ import pytest
 
 from sdcron import queries, render
 from sdcron.cli import run
-from sdcron.collector import database
+from sdcron.ledger import database
 from sdcron.runs import Outcome, Trigger
 from tests.compiled import compiled, install, paths_below
 from tests.recorded import HOUR, MINUTE, NOW, NOW_US, keep, recorded

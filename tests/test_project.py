@@ -29,8 +29,8 @@ ORDER = """
     jobset
     installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
     plan record step apply apply_transient own_units
-    store_rows store resident journal messages definition trigger memories open_run streams fold recorder sync_socket
-    operations job_queries collector collect_service boot run_queries log_lines job_log queries doctor
+    store_rows store ledger resident journal messages definition trigger memories open_run streams fold recorder
+    sync_socket operations job_queries collector collect_service boot run_queries log_lines job_log queries doctor
     render render_runs
     cli.options cli.applying cli.asking cli.collecting cli.watching cli __main__
 """.split()

@@ -12,8 +12,9 @@ import pytest
 from sdcron.backends import LastRun
 from sdcron.definition import Definition
 from sdcron.fold import Fold
+from sdcron.ledger import Ledger, position_of
 from sdcron.paths import Scope
-from sdcron.recorder import Recorder, position_of
+from sdcron.recorder import Recorder
 from sdcron.runs import Outcome, Run
 from sdcron.settings import Settings
 from sdcron.status_log import StatusLog
@@ -81,12 +82,13 @@ class Collecting:
         self.asked: list[str] = []
         self.known: dict[str, LastRun] = {}
         self.answers = True
+        self.ledger = Ledger(self.store, self.log, settings, lambda: NOON)
         self.recorder = Recorder(
-            tape.reader(meta.get("cursor")), self.fold, self.store, self.log, settings, boot_id=boot,
-            all_stored=lambda _: self.answers, last_run=self.known.get, now_us=lambda: NOON,
+            tape.reader(meta.get("cursor")), self.fold, self.ledger, boot_id=boot,
+            all_stored=lambda _: self.answers, last_run=self.known.get,
         )  # fmt: skip
         recovery = self.log.recover(position_of(meta.get("log")), self.store.newest_id(), NOON)
-        self.recorder.log_again(recovery.append_after)
+        self.ledger.log_again(recovery.append_after)
 
     def end(self) -> None:
         """Close everything, as an end of the process does."""
@@ -312,14 +314,14 @@ def test_forty_days_leave_thirty_days_of_records_a_log_a_day_and_every_jobs_last
     tape.tell.succeeded("seldom", "f" * 32)
     collecting = Collecting(tape, tmp_path)
     clock = NOON
-    collecting.recorder._now_us = lambda: clock
+    collecting.ledger._now_us = lambda: clock
     for number in range(40):
         clock = NOON + number * day
         tape.tell.now_us = clock
         tape.tell.starting("daily", f"{number:032x}")
         tape.tell.succeeded("daily", f"{number:032x}")
         assert collecting.recorder.catch_up()
-        collecting.recorder._maintained_at = None
+        collecting.ledger._maintained_at = None
         collecting.recorder.maintain_if_due()
     # The days of the clock are counted to the microsecond: the first of the thirty may be on either side.
     kept = [int(run.run_id, 16) for run in collecting.store.history()]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from sdcron import queries
-from sdcron.collector import database
 from sdcron.errors import SdcronError, UsageError
 from sdcron.job import Retry
+from sdcron.ledger import database
 from sdcron.operations import Place
 from sdcron.runs import FAILED, Outcome, Trigger
 from tests.compiled import compiled, install, paths_below
