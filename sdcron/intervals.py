@@ -1,4 +1,4 @@
-"""`every 15m` and `at 11:30, 14:00` as entries: sdcron's own two forms.
+"""`every 15m`, `every 3d at 07:30` and `at 11:30, 14:00` as entries: sdcron's own forms.
 
 Intervals below a day count from midnight UTC, so that they keep their spacing through every clock change; days and
 weeks count local days from Sunday, 4 January 1970. No clock is read: the same text always means the same instants.
@@ -26,20 +26,23 @@ _UNITS = {
     **dict.fromkeys(("w", "week", "weeks"), WEEK),
 }
 _SPAN = re.compile(r"([0-9]+)[ \t]*([A-Za-z]+)[ \t]*")
+_AT = re.compile(r"[ \t]+at(?=[ \t]|\Z)")
 _ITEM = re.compile(r"[^,]+")
 _MOMENT = re.compile(r"(?:([0-9]{4})-([0-9]{2})-([0-9]{2})[ \t]+)?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """`every` so many seconds; with `local_days`, whole days that begin at local midnight."""
+    """`every` so many seconds; with `local_days`, whole days that begin `time` seconds after local midnight."""
 
     seconds: int
     local_days: bool
+    time: int = 0
 
     def entries(self, zone: str, offset: int) -> tuple[Entry, ...]:
-        """The instants of the interval, all `offset` seconds later; `offset` is below the interval and a day."""
+        """The instants of the interval, all `offset` seconds later: below the interval and the rest of a day."""
         if self.local_days:
+            offset += self.time
             hour, minute, second = offset // 3600, offset // 60 % 60, offset % 60
             midnight = Entry(zone, (hour,), (minute,), (second,))
             return _every_days(self.seconds // DAY, midnight)
@@ -52,6 +55,11 @@ def parse_every(text: str) -> Interval | Mistake:
     """The interval of `every 15m`, or what is wrong with it (index 0)."""
     column = len(text) - len(text[5:].lstrip(" \t"))
     rest = text[5:].strip(" \t")
+    found_at = _AT.search(rest)
+    time: int | Mistake = 0
+    if found_at:
+        time = _time_of_day(rest[found_at.end() :], column + found_at.end())
+        rest = rest[: found_at.start()]
     seconds, place = 0, 0
     smallest = WEEK
     while place < len(rest):
@@ -67,10 +75,23 @@ def parse_every(text: str) -> Interval | Mistake:
     if smallest >= DAY:
         if seconds > _MOST_DAYS * DAY:
             return Mistake(0, column, f"an interval is at most {_MOST_DAYS} days", "write @yearly or a calendar date")
-        return Interval(seconds, local_days=True)
+        return time if isinstance(time, Mistake) else Interval(seconds, local_days=True, time=time)
+    if found_at:
+        hint = "write whole days, as in every 1d at 07:30, or a cron line"
+        return Mistake(0, column + found_at.end() - 2, "only days and weeks have a time of day", hint)
     if not _fits(seconds):
         return Mistake(0, column, f"every {rest} does not divide a day or a week evenly", _nearest_hint(seconds))
     return Interval(seconds, local_days=False)
+
+
+def _time_of_day(text: str, column: int) -> int | Mistake:
+    """Seconds since midnight for what follows the `at` of an interval, or what is wrong with it."""
+    word = text.strip(" \t")
+    column += len(text) - len(text.lstrip(" \t"))
+    found = _moment(word, column, "UTC")
+    if isinstance(found, Entry):
+        return Mistake(0, column, f"'{word}' is not a time of day", "write a time alone, as in every 3d at 07:30")
+    return found
 
 
 def _span_hint(text: str) -> str:

@@ -200,7 +200,7 @@ def _offset(parts: Sequence[_Part], seed: str, spread: int) -> int:
     room = spread
     for part in parts:
         if isinstance(part, Interval):
-            room = min(room, part.seconds, DAY)
+            room = min(room, part.seconds, DAY - part.time)
         else:
             room = min(room, DAY if part.is_daily() else DAY - part.last_time())
     if room < 1:
