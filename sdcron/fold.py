@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from sdcron.job import RESERVED_NAMES
 from sdcron.memories import Memories
 from sdcron.messages import (
-    CONDITION,
     DROPPED,
     ENDS,
     EXITED,
@@ -34,6 +33,7 @@ from sdcron.messages import (
     made_up_id,
     number_of,
     text_of,
+    unmet_condition,
 )
 from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States
 from sdcron.paths import Scope
@@ -293,9 +293,8 @@ class Fold:
         run = self.runs.get(run_id)
         if run is None:
             return
-        condition = CONDITION.search(text_of(get, "MESSAGE"))
         run.result, run.ended_us = "exec-condition", when_us
-        run.detail = condition[1] if condition else ""
+        run.detail = unmet_condition(text_of(get, "MESSAGE"))
         self.close(run)
 
     def _timer(self, unit: str, name: str, get: Get, when_us: int) -> None:

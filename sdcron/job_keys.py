@@ -32,9 +32,9 @@ from sdcron.job_schema import label, schema, suggestion
 from sdcron.job_values import (
     check_argument,
     check_expression,
-    check_mount,
     check_optional_path,
     check_path,
+    check_plain_path,
     check_script,
     check_secret_path,
     check_text,
@@ -276,15 +276,15 @@ def _success_exit(_draft: Draft, _path: Path, value: Data) -> tuple[int | str, .
 
 
 def _when(draft: Draft, path: Path, value: dict[str, Data]) -> When:
-    def paths(key: str, check: Callable[[str], str] = check_path) -> tuple[str, ...]:
+    def paths(key: str, check: Callable[[str], str]) -> tuple[str, ...]:
         return _each(draft, (*path, key), value.get(key, []), check)
 
     return When(
         network=value.get("network", False),
         units=tuple(_listed(value.get("units", []))),
-        mounts=paths("mounts", check_mount),
-        path_exists=paths("path_exists"),
-        path_missing=paths("path_missing"),
+        mounts=paths("mounts", check_plain_path),
+        path_exists=paths("path_exists", check_plain_path),
+        path_missing=paths("path_missing", check_plain_path),
         ac_power=value.get("ac_power", False),
         command=(_command(draft, (*path, "command"), value["command"]) or ()) if "command" in value else (),
         otherwise=Otherwise(value.get("else", "skip")),

@@ -13,6 +13,7 @@ from sdcron.errors import SdcronError
 
 LONGEST_DURATION = timedelta(days=3650)
 LARGEST_SIZE = 1 << 60
+LONGEST_FILE_NAME = 255  # bytes: NAME_MAX (limits.h)
 SHORTEST_SPREAD = timedelta(seconds=2)
 LONGEST_ARGUMENT = 131071  # bytes; execve(2), MAX_ARG_STRLEN without its NUL: also one variable with its name
 _LONGEST_EXPRESSION = 1000
@@ -113,10 +114,16 @@ def check_secret_path(path: str) -> str:
     return path
 
 
-def check_mount(path: str) -> str:
-    """An absolute path without `.` and `..`, which RequiresMountsFor= refuses."""
-    if {".", ".."} & set(check_path(path).split("/")):
+def check_plain_path(path: str) -> str:
+    """An absolute path as conditions and RequiresMountsFor= want it (path_simplify_and_warn in systemd).
+
+    Another one systemd leaves out with a warning in the journal: the job would run whether it is there or not.
+    """
+    parts = check_path(path).split("/")
+    if {".", ".."} & set(parts):
         raise RefusedValueError("has '.' or '..' in its path", "write the path without them")
+    if any(len(part.encode()) > LONGEST_FILE_NAME for part in parts):
+        raise RefusedValueError(f"has a name longer than {LONGEST_FILE_NAME} bytes", "no file can be called so")
     return path
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from sdcron.daylight import zone_exists
 from sdcron.errors import SdcronError
 
+_LINKS = 8
+"""So many links one after the other are followed."""
 _SET_ZONE = "run: timedatectl set-timezone ZONE (`timedatectl list-timezones` lists them)"
 
 
@@ -18,7 +20,7 @@ def local_timezone(root: Path = Path("/")) -> str:
     """
     place, name = root / "etc/localtime", ""
     try:
-        _, _, name = str(place.readlink()).partition("zoneinfo/")
+        name = _linked_zone(place, root)
     except FileNotFoundError:
         return "UTC"
     except OSError:  # not a link
@@ -30,6 +32,20 @@ def local_timezone(root: Path = Path("/")) -> str:
     if not zone_exists(name):
         raise SdcronError(f"the machine's time zone is unknown: {place} names '{name}'", _SET_ZONE)
     return name
+
+
+def _linked_zone(link: Path, root: Path) -> str:
+    """What a link names below zoneinfo/, perhaps by way of others: Ubuntu Core's goes through /etc/writable.
+
+    Raises OSError: for what is no link, or none to a zone.
+    """
+    for _ in range(_LINKS):
+        target = str(link.readlink())
+        _, found, name = target.partition("zoneinfo/")
+        if found:
+            return name
+        link = root / target.lstrip("/") if target.startswith("/") else link.parent / target
+    return ""
 
 
 def _first_line(path: Path) -> str:

@@ -34,7 +34,8 @@ ENDS = (SUCCEEDED, FAILED, SKIPPED, STARTED, START_FAILED, HAS_STOPPED)
 # systemd.exec(5), "Process Exit Codes": from 200 on they are its own, with a name each; 255 is used by others too.
 STEP = re.compile(r"status=2[0-4]\d/([A-Z_]{3,})")
 SPAWN = re.compile(r"Failed at step (\S+) spawning .*: (.+)")
-CONDITION = re.compile(r"unmet condition check \(?([^)\n]+)\)?")
+# A path may have parentheses of its own.
+_CONDITION = re.compile(r"unmet condition check (\()?(.+?)(?(1)\)\.?)$", re.MULTILINE)
 _NO_LOGIN = b"4294967295"
 RETRY_TIMER = re.compile(r"sdcron-(.+)@retry-(\d+)\.timer")
 
@@ -69,6 +70,12 @@ def uid_of(user: str | None, default: int) -> int:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
         return -1
+
+
+def unmet_condition(message: str) -> str:
+    """The condition that systemd names in its message about a start that it skipped; empty for another message."""
+    found = _CONDITION.search(message)
+    return found[2] if found else ""
 
 
 def text_of(get: Get, field: str) -> str:

@@ -151,17 +151,18 @@ def test_no_retry_is_owed_to_a_job_without_them_to_the_last_attempt_and_for_othe
         assert place.fold.memories.of("job").owed == 0
 
 
-def test_skipped_starts_are_recorded_with_the_condition(place: Place) -> None:
+@pytest.mark.parametrize("path", ["/no/such", "/no/such (old)", "/no (such)/file"])
+def test_skipped_starts_are_recorded_with_the_condition(place: Place, path: str) -> None:
     for text in (
-        "sdcron-job.service - x was skipped because of an unmet condition check (ConditionPathExists=/no/such).",
-        "sdcron-job.service - x skipped, unmet condition check ConditionPathExists=/no/such",
+        f"sdcron-job.service - x was skipped because of an unmet condition check (ConditionPathExists={path}).",
+        f"sdcron-job.service - x skipped, unmet condition check ConditionPathExists={path}",
     ):
         place.tell.manager(
             "sdcron-job.service", messages.STARTED, "", JOB_TYPE="start", JOB_RESULT="done", JOB_ID="7", MESSAGE=text
         )
         [run] = place.close_all()
         assert run.outcome is Outcome.SKIPPED
-        assert run.reason == "a condition of `when` did not hold: ConditionPathExists=/no/such"
+        assert run.reason == f"a condition of `when` did not hold: ConditionPathExists={path}"
         assert len(run.run_id) == 32
     place.tell.starting("job", A)
     place.tell.manager("sdcron-job.service", messages.SKIPPED, A, UNIT_RESULT="exec-condition")
