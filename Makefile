@@ -1,4 +1,5 @@
-# make run    the example jobs applied, listed and firing
+# make run    jobs applied, listed and firing: by systemd where it runs, else by sdcron's own engine
+# make run-machine   the same on a throw-away machine with systemd, as root
 # make test   all tests; as root also those on booted machines
 # Everything either needs is set up first: system packages with apt as root, Python packages in .venv.
 
@@ -6,15 +7,17 @@ VENV := .venv
 PYTHON := python3
 export PYTHON
 PYTEST := $(VENV)/bin/python -m pytest
-# Where systemd runs the demonstration uses it; elsewhere it boots a machine that brings its own libraries.
-RUN_NEEDS := $(if $(wildcard /run/systemd/system),$(VENV)/ready,)
+# Without systemd nothing that needs it is built: the engine does with what pip installs.
+RUN_VENV := $(if $(wildcard /run/systemd/system),$(VENV),.venv-run)
 
-.PHONY: run test test-fast lint bench clean
+.PHONY: run run-machine test test-fast lint bench clean
 
-run:
-	@tests/prepare.sh run
-	@$(if $(RUN_NEEDS),$(MAKE) --no-print-directory $(RUN_NEEDS))
-	@$(if $(RUN_NEEDS),$(VENV)/bin/python,$(PYTHON)) -m tests.demo
+run: $(RUN_VENV)/ready
+	@$(RUN_VENV)/bin/python -m tests.demo
+
+run-machine:
+	@tests/prepare.sh machine
+	@$(PYTHON) -m tests.demo machine
 
 test: $(VENV)/ready
 	@tests/prepare.sh machines
@@ -33,8 +36,14 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.bench
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-run build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find sdcron tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv-run/ready: pyproject.toml constraints.txt
+	@tests/prepare.sh run
+	$(PYTHON) -m venv --clear .venv-run
+	.venv-run/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@tests/prepare.sh build

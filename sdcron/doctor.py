@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdcron import operations, own_units
 from sdcron.errors import JobFileError, SdcronError
+from sdcron.findings import Finding
 from sdcron.paths import Scope
 from sdcron.units import is_sealed
 
@@ -28,21 +28,12 @@ _TRYING_AGAIN = "trying again until it works"
 """How the collector ends what it says when something keeps it from its work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: `level` is `ok`, `warning` or `error`; `advice` is what to do about the latter two."""
-
-    level: str
-    what: str
-    advice: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented JSON shape."""
-        return {"level": self.level, "what": self.what, "advice": self.advice}
-
-
 def examine(place: Place) -> tuple[Finding, ...]:
     """Run every check; none changes anything."""
+    if place.local:
+        from sdcron.local_doctor import examine_local
+
+        return examine_local(place)
     found = []
     installed = operations.installed_jobs(place)
     try:

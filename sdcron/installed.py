@@ -102,6 +102,27 @@ class InstalledJob:
         return self.directive("User") or None
 
     @property
+    def time_limit(self) -> str | None:
+        """How long a run may take, as systemd.time(7) writes it; None: as long as it likes."""
+        return self.directive("TimeoutStartSec") or None
+
+    @property
+    def description(self) -> str:
+        """What its file says of it, on one line."""
+        text = self.directive("Description")
+        return "" if text == f"sdcron job {self.name}" else text.removeprefix(f"{self.name}: ")
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Its units, sorted."""
+        return tuple(sorted(self.units))
+
+    @property
+    def calendar_timers(self) -> tuple[str, ...]:
+        """Those of its timers that wait for times of its schedule."""
+        return tuple(name for name, text in self.units.items() if "\nOnCalendar=" in text)
+
+    @property
     def persistent(self) -> bool:
         """Whether a time that fell into downtime is made good."""
         return _directive(self.units.get(timer_name(self.name), ""), "Persistent") == "yes"

@@ -105,10 +105,10 @@ class _JobJournal:
         self.journal = Journal(self._matches())
         if applied is None and not self._has_entries():
             self.journal.close()
-            from sdcron.installed import read_installed
+            from sdcron.applied import applied_jobs
             from sdcron.job_queries import unknown_job
 
-            raise unknown_job(place, job, read_installed(paths))
+            raise unknown_job(place, job, applied_jobs(paths))
         self.assembly = self._assembly()
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from sdcron.applied import applied_jobs
 from sdcron.entries import FIRST_YEAR, LAST_YEAR
 from sdcron.errors import JobFileError, Problem, ScheduleError, SdcronError, UsageError
-from sdcron.installed import read_installed
 from sdcron.machine import local_timezone, machine_id
 from sdcron.schedule import parse_schedule
 from sdcron.units import service_name
@@ -20,8 +20,8 @@ from sdcron.units import service_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sdcron.backends import Backend, UnitState
-    from sdcron.installed import Installed, InstalledJob
+    from sdcron.applied import AppliedJob
+    from sdcron.backends import Observer, UnitState
     from sdcron.operations import Place
     from sdcron.paths import Paths
     from sdcron.schedule import Schedule
@@ -60,7 +60,7 @@ class DamagedUnitError(SdcronError):
     """A unit whose [X-Sdcron] section was changed to something that cannot be read."""
 
 
-def list_jobs(place: Place, backend: Backend | None, now: datetime) -> tuple[JobRow, ...]:
+def list_jobs(place: Place, backend: Observer | None, now: datetime) -> tuple[JobRow, ...]:
     """All applied jobs by name, those of the other kind too unless only the transient ones are asked for.
 
     Without a backend (`--root`) the times are computed from the schedules.
@@ -74,16 +74,16 @@ def list_jobs(place: Place, backend: Backend | None, now: datetime) -> tuple[Job
 
 def job_rows(
     paths: Paths,
-    backend: Backend | None,
+    backend: Observer | None,
     loaded: Mapping[str, UnitState],
     now: datetime,
     *,
     transient: bool,
-    jobs: Iterable[InstalledJob] | None = None,
+    jobs: Iterable[AppliedJob] | None = None,
 ) -> list[JobRow]:
     """Rows of `jobs`, by default the applied ones of one kind; `loaded` are the units that are not inactive."""
     rows = []
-    for job in read_installed(paths).jobs.values() if jobs is None else jobs:
+    for job in applied_jobs(paths).values() if jobs is None else jobs:
         name = job.name
         following = None
         try:
@@ -93,34 +93,34 @@ def job_rows(
         else:
             state = _state(job, schedule, loaded, online=backend is not None)
             following = schedule.next_after(now) if schedule and job.active and state not in ("stopped",) else None
-        rows.append(JobRow(name, state, following, job.schedule, job.source, tuple(sorted(job.units)), transient))
+        rows.append(JobRow(name, state, following, job.schedule, job.source, job.unit_names, transient))
     return rows
 
 
-def find_job(place: Place, name: str) -> InstalledJob:
+def find_job(place: Place, name: str) -> AppliedJob:
     """One applied job, of either kind. Raises UsageError that names the nearest one."""
-    installed = read_installed(place.paths)
-    if name in installed.jobs:
-        return installed.jobs[name]
-    others = read_installed(place.other).jobs if place.other else {}
+    jobs = applied_jobs(place.paths)
+    if name in jobs:
+        return jobs[name]
+    others = applied_jobs(place.other) if place.other else {}
     if name in others:
         return others[name]
-    raise unknown_job(place, name, installed)
+    raise unknown_job(place, name, jobs)
 
 
-def unknown_job(place: Place, name: str, installed: Installed) -> UsageError:
+def unknown_job(place: Place, name: str, jobs: Iterable[str]) -> UsageError:
     """The error for a job that is not applied, with the nearest name, or where else it is, as hint."""
     import difflib
 
-    if place.other is not None and name in read_installed(place.other).jobs:
+    if place.other is not None and name in applied_jobs(place.other):
         option = "without --transient" if place.transient else "with --transient"
         return UsageError(f"job {name} is applied {option}", f"ask for it {option}")
-    near = difflib.get_close_matches(name, installed.jobs, n=1)
+    near = difflib.get_close_matches(name, list(jobs), n=1)
     hint = f"did you mean {near[0]}?" if near else "see the applied ones: sdcron list"
     return UsageError(f"no job called {name} is applied here", hint)
 
 
-def job_schedule(paths: Paths, job: InstalledJob) -> Schedule | None:
+def job_schedule(paths: Paths, job: AppliedJob) -> Schedule | None:
     """The schedule as it was applied, from the job's unit. Raises DamagedUnitError that names the unit."""
     if not job.schedule:
         return None
@@ -133,9 +133,9 @@ def job_schedule(paths: Paths, job: InstalledJob) -> Schedule | None:
             spread=job.spread,
         )
     except ScheduleError as error:
-        unit = min(name for name, text in job.units.items() if "\nSchedule=" in text)
+        what = min((f"the unit {name}" for name, text in job.units.items() if "\nSchedule=" in text), default="the job")
         raise DamagedUnitError(
-            f"the unit {unit} is damaged: {error.message}", "apply the job's file again: it writes the unit anew"
+            f"{what} is damaged: {error.message}", "apply the job's file again: it writes it anew"
         ) from error
 
 
@@ -188,7 +188,7 @@ def parse_moment(paths: Paths, text: str | None, now: datetime) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(local_timezone(paths.root))).astimezone(UTC)
 
 
-def _state(job: InstalledJob, schedule: Schedule | None, loaded: Mapping[str, UnitState], *, online: bool) -> str:
+def _state(job: AppliedJob, schedule: Schedule | None, loaded: Mapping[str, UnitState], *, online: bool) -> str:
     service = loaded.get(service_name(job.name))
     if service and service.active in ("activating", "active", "deactivating"):
         return "running"
@@ -198,7 +198,7 @@ def _state(job: InstalledJob, schedule: Schedule | None, loaded: Mapping[str, Un
         return "disabled"
     if schedule is None:
         return "by hand"
-    calendar = [name for name, text in job.units.items() if "\nOnCalendar=" in text]
+    calendar = job.calendar_timers
     if not calendar:
         return "at boot"
     timers: Sequence[UnitState | None] = [loaded.get(name) for name in calendar]

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sdcron.errors import LockHeldError
+from sdcron.errors import LockHeldError, SdcronError
 from sdcron.files import make_directory
 from sdcron.status_log import Position, StatusLog
 from sdcron.store import Batch, DamagedStoreError, Store, set_aside
@@ -59,6 +59,8 @@ class Ledger:
         self._log_is_behind = False
         self._saved: Position | None = None
         """The log's position that the store has."""
+        self.committed: list[Run] | None = None
+        """The new records that the last commit has kept, whatever became of the log; None if it kept nothing."""
         self._maintained_at: float | None = None
 
     @property
@@ -71,27 +73,34 @@ class Ledger:
         """Whether the log lacks lines."""
         return self._log_is_behind
 
-    def commit(self, batch: Batch) -> list[Run]:
-        """Keep a step, and log it; returns the new records.
+    def commit(self, batch: Batch, *, log: bool = True) -> list[Run]:
+        """Keep a step, and log it; returns the new records. Without `log` that is left for a later commit.
 
-        Raises StoreWriteError when nothing of it was kept, and OSError when it was and the log could not be written:
-        the next commit makes that good.
+        Raises StoreWriteError when nothing of it was kept; OSError, or SdcronError for what is in the way of the log,
+        when it was and the log could not be written: a later commit makes that good. `committed` tells them apart.
         """
         now_us = self._now_us()
-        if batch.closed:
-            self._log.rotate_if_due(now_us)
+        self.committed = None
+        if batch.closed and log:
+            try:
+                self._log.rotate_if_due(now_us)
+            except (OSError, SdcronError):
+                self._log_is_behind = True  # the append below says so, if it is still true
         position = self._log.position
         batch.meta["log"] = json.dumps(asdict(position))
         fresh = self.store.commit(batch)
+        self.committed = [run for _, run in fresh]
         self._saved = position
-        if self._log_is_behind:
+        if not log:
+            self._log_is_behind = self._log_is_behind or bool(fresh)
+        elif self._log_is_behind:
             self.log_again(self._log.position.last_id)
         elif fresh:
             # Until it is done: an error leaves a log that is behind, and the next commit or start makes it good.
             self._log_is_behind = True
             self._log.append([(row_id, run.line()) for row_id, run in fresh], now_us)
             self._log_is_behind = False
-        return [run for _, run in fresh]
+        return self.committed
 
     def log_again(self, after_id: int) -> None:
         """Append to the log all that is in the store after a row. Raises OSError."""
@@ -105,6 +114,12 @@ class Ledger:
         if lines:
             self._log.append(lines, self._now_us())
         self._log_is_behind = False
+
+    def use(self, settings: Settings) -> None:
+        """Keep what it keeps by these settings from now on."""
+        self._settings = settings
+        self._log.settings = settings
+        self._maintained_at = None
 
     def take_notes(self) -> tuple[str, ...]:
         """What somebody else did to the log since the last call, one line each."""

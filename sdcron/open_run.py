@@ -96,7 +96,7 @@ class OpenRun:
         """The stream of that name."""
         return self.stdout if which == "stdout" else self.stderr
 
-    def close(self, next_run_us: int | None, success_status: int | None = 0) -> Run:
+    def close(self, next_run_us: int | None, success_status: int | None = 0, *, backend: str = "systemd") -> Run:
         """The record, by what is known now; `success_status` is that of a success of which nothing else tells."""
         outcome, reason = self._outcome()
         exited = self.exit_kind == "exited"
@@ -106,6 +106,7 @@ class OpenRun:
             run_id=self.run_id,
             outcome=outcome,
             host=self.host,
+            backend=backend,
             trigger=self.trigger,
             attempt=self.attempt,
             scheduled_us=self.scheduled_us,

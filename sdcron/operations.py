@@ -9,14 +9,14 @@ import errno
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError, JobFileError, Problem, SdcronError, UsageError
-from sdcron.paths import Paths, Scope, system_paths, user_paths
+from sdcron.place import Place, connect, make_place, observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sdcron.apply import Applier
     from sdcron.backends import Backend, UnitState
@@ -24,60 +24,15 @@ if TYPE_CHECKING:
     from sdcron.job import Job
     from sdcron.jobfile import Context
     from sdcron.jobset import JobPaths, JobSet
-    from sdcron.plan import Plan
+    from sdcron.local_operations import LocalApplier
+    from sdcron.paths import Paths
+    from sdcron.plan import Applied, Plan
     from sdcron.record import Look, Record
     from sdcron.units import CompiledJob
 
+__all__ = ["Place", "connect", "make_place", "observe"]
+
 LOCK_WAIT_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One scope of one machine. `offline` is a file system below `--root`, where no systemd runs."""
-
-    paths: Paths
-    offline: bool = False
-    transient: bool = False
-    other: Paths | None = None
-    """Where the same scope's jobs of the other kind are: transient ones beside persistent ones, and the reverse."""
-
-    @property
-    def user(self) -> bool:
-        """Whether the units belong to the calling user's manager."""
-        return self.paths.scope is Scope.USER
-
-
-def make_place(*, user: bool, root: Path | None, backend: str, transient: bool = False) -> Place:
-    """The place that the options of a command name. Raises UsageError for options that do not go together."""
-    if backend == "local":
-        raise BackendError(
-            "the local engine is not there yet", "use systemd: --backend systemd, or leave --backend away"
-        )
-    base = (root or Path("/")).resolve()
-    offline = base != Path("/")
-    if transient and offline:
-        raise UsageError("--transient units live in a running systemd", "leave --root away")
-    paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
-    if offline:
-        return Place(paths, offline)
-    if transient:
-        return Place(paths.transient(), transient=True, other=paths)
-    return Place(paths, other=paths.transient())
-
-
-@contextmanager
-def connect(place: Place) -> Iterator[Backend | None]:
-    """The service manager of the place, or None below a `--root`. Raises BackendError."""
-    if place.offline:
-        yield None
-        return
-    from sdcron.backends.systemd import SystemdBackend
-
-    backend = SystemdBackend(user=place.user)
-    try:
-        yield backend
-    finally:
-        backend.close()
 
 
 def file_context(place: Place) -> Context:
@@ -105,6 +60,10 @@ def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lam
     from sdcron.units import compile_job
     from sdcron.verify import verify_units
 
+    if place.local:
+        from sdcron import local_operations
+
+        return local_operations.compile_all(jobs.jobs, user=place.user)
     problems = check_supported(jobs.jobs, user=place.user)
     if problems:
         raise JobFileError(problems)
@@ -132,10 +91,19 @@ def _for_this_boot(jobs: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def installed_jobs(place: Place) -> Installed:
-    """The jobs that are applied in this place."""
+    """The jobs whose units are installed in this place."""
     from sdcron.installed import read_installed
 
     return read_installed(place.paths)
+
+
+def known_jobs(place: Place) -> Applied:
+    """The jobs that are applied in this place, whoever runs them."""
+    if place.local:
+        from sdcron import local_operations
+
+        return local_operations.known_jobs(place.paths)
+    return installed_jobs(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +135,9 @@ def read_desired(
 
     found = find_files(paths)
     context = file_context(place)
+    if place.local:
+        compiled = compile_jobs(place, read_files(found, context, progress=progress), note)
+        return Desired(compiled, frozenset(), frozenset(), found, record.Record(""), {})
     key = record.record_key(
         place.paths, __version__, str(FORMAT), context.local_timezone, context.machine_id, str(context.root_owned_only)
     )
@@ -198,7 +169,7 @@ def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | 
         raise JobFileError(problems)
     return make_plan(
         desired.compiled,
-        read_installed(place.paths, skip=desired.same_units),
+        known_jobs(place) if place.local else read_installed(place.paths, skip=desired.same_units),
         timers,
         directories=frozenset(desired.found.directories),
         files=frozenset(desired.found.files),
@@ -211,6 +182,10 @@ def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[P
     """A problem for each job whose units the same manager has, transient beside persistent or the reverse."""
     from sdcron.units import service_name
 
+    if place.local:
+        from sdcron import local_operations
+
+        return local_operations.applied_to_systemd(place.paths, jobs)
     if place.other is None or not place.other.unit_dir.is_dir():
         return ()
     names = frozenset(os.listdir(place.other.unit_dir))
@@ -228,15 +203,18 @@ def remember(place: Place, desired: Desired) -> None:
     from sdcron import record
     from sdcron.files import Files
 
+    if place.local:
+        return
     record.save(place.paths, Files(), desired.record, desired.looks, desired.compiled)
 
 
 @contextmanager
 def changing(
     place: Place, backend: Backend | None, progress: Callable[[str, int, int], None] = lambda *_: None
-) -> Iterator[Applier]:
+) -> Iterator[Applier | LocalApplier]:
     """Hold the apply lock, finish what a killed apply left, and hand out the Applier. Raises LockHeldError."""
     from sdcron.apply import Applier, apply_lock
+    from sdcron.local_operations import LocalApplier
 
     applier_class = Applier
     if place.transient:
@@ -245,7 +223,9 @@ def changing(
         applier_class = TransientApplier
     try:
         with apply_lock(place.paths, LOCK_WAIT_SECONDS):
-            applier = applier_class(place.paths, backend, progress=progress)
+            applier = (
+                LocalApplier(place.paths) if place.local else applier_class(place.paths, backend, progress=progress)
+            )
             applier.recover()
             yield applier
     except PermissionError as error:
@@ -265,6 +245,12 @@ def keep_recording(place: Place, backend: Backend | None, note: Callable[[str], 
     """
     from sdcron import own_units
 
+    if place.local:
+        from sdcron import local_operations
+
+        local_operations.remove_nothing_else(place.paths)
+        local_operations.tell_engine(place.paths, note)
+        return
     persistent, others = (place.other or place.paths, place.paths) if place.transient else (place.paths, place.other)
     try:
         here = jobs or bool(installed_jobs(place).jobs)
@@ -326,6 +312,11 @@ def verify_passed_through(place: Place, jobs: JobSet, note: Callable[[str], obje
     from sdcron.units import compile_job
     from sdcron.verify import verify_units
 
+    if place.local:
+        from sdcron import local_operations
+
+        local_operations.check_possible(jobs.jobs, user=place.user)
+        return
     later = {problem.path for problem in check_supported(jobs.jobs)}
     passed = {job.name: job for job in jobs.jobs if job.systemd and job.source.shown not in later}
     compiled = [compile_job(job, directory="", scope=place.paths.scope, script_dir="/") for job in passed.values()]

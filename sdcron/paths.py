@@ -41,6 +41,23 @@ class Paths:
     """Where job_status.log is written."""
     config_file: Path
     """sdcron's own settings."""
+    local: bool = False
+    """Whether the engine runs the jobs of this scope, and not a service manager."""
+
+    @property
+    def local_jobs_file(self) -> Path:
+        """What is applied to the engine."""
+        return self.state_dir / "engine/jobs"
+
+    @property
+    def spool_dir(self) -> Path:
+        """What jobs of the engine print."""
+        return self.state_dir / "engine/output"
+
+    @property
+    def engine_dir(self) -> Path:
+        """Where the engine can be asked, and what a run of it needs for itself."""
+        return self.runtime_dir / "engine"
 
     @property
     def wants_dir(self) -> Path:
@@ -72,6 +89,10 @@ class Paths:
         """Marks `@reboot` jobs applied since the last boot: they wait for the next one (emptied by a reboot)."""
         return self.runtime_dir / "applied-this-boot"
 
+    def of_engine(self) -> Paths:
+        """The same scope's where the engine runs the jobs. Only these directories are below a `--root`."""
+        return replace(self, local=True, root=Path("/"))
+
     def transient(self) -> Paths:
         """The same scope for units that live until the next boot: their texts are kept in the runtime directory."""
         kept = self.runtime_dir / "transient"
@@ -82,6 +103,23 @@ class Paths:
         if self.root == Path("/"):
             return str(path)
         return "/" + str(path.relative_to(self.root))
+
+
+def snap_paths(common: Path) -> Paths:
+    """The directories of the engine in a snap, all below its $SNAP_COMMON, which outlives every refresh."""
+    state = common / "state"
+    return Paths(
+        scope=Scope.SYSTEM,
+        root=Path("/"),
+        unit_dir=state / "units",
+        state_dir=state,
+        runtime_dir=common / "run",
+        stamp_dir=state / "stamps",
+        runs_dir=state / "runs",
+        log_dir=common / "log",
+        config_file=common / "sdcron.toml",
+        local=True,
+    )
 
 
 def system_paths(root: Path = Path("/")) -> Paths:

@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sdcron.errors import JobFileError, Problem
 
@@ -14,8 +14,58 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from sdcron.backends import UnitState
-    from sdcron.installed import Installed, InstalledJob
     from sdcron.units import CompiledJob
+
+
+class Before(Protocol):
+    """One job as it is applied: installed.InstalledJob, or local_jobs.LocalJob."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def directory(self) -> str:
+        """The directory it was applied from."""
+
+    @property
+    def source(self) -> str:
+        """Its file."""
+
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Its texts by name."""
+
+    @property
+    def script(self) -> str | None:
+        """The text of a `script:` job, if that is kept apart."""
+
+    @property
+    def enabled(self) -> frozenset[str]:
+        """Those of its units that timers.target wants."""
+
+    def same_files(self, compiled: CompiledJob) -> bool:
+        """Whether it is exactly what `compiled` would be."""
+
+
+class Applied(Protocol):
+    """All that is applied, and the names there that are somebody else's: installed.Installed, or Known."""
+
+    @property
+    def jobs(self) -> Mapping[str, Before]:
+        """By name."""
+
+    @property
+    def foreign(self) -> frozenset[str]:
+        """Names of units that are not sdcron's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is applied where nothing is anybody else's."""
+
+    jobs: Mapping[str, Before]
+    foreign: frozenset[str] = frozenset()
 
 
 class Action(StrEnum):
@@ -34,7 +84,7 @@ class Change:
 
     action: Action
     name: str
-    before: InstalledJob | None
+    before: Before | None
     after: CompiledJob | None
 
     def texts_before(self) -> Mapping[str, str]:
@@ -88,7 +138,7 @@ class Plan:
 
 def make_plan(
     desired: Sequence[CompiledJob],
-    installed: Installed,
+    installed: Applied,
     loaded: Mapping[str, UnitState] | None,
     *,
     directories: Collection[str],
@@ -131,7 +181,7 @@ def make_plan(
     return Plan(tuple(changes), unchanged, () if prune else tuple(sorted(job.name for job in gone)))
 
 
-def removal_plan(names: Sequence[str], installed: Installed) -> Plan:
+def removal_plan(names: Sequence[str], installed: Applied) -> Plan:
     """The plan that removes these installed jobs."""
     return Plan(tuple(Change(Action.REMOVE, name, installed.jobs[name], None) for name in sorted(set(names))))
 
@@ -141,7 +191,7 @@ def _runs(state: UnitState | None) -> bool:
 
 
 def _clashes(
-    job: CompiledJob, installed: Installed, directories: Collection[str], files: Collection[str]
+    job: CompiledJob, installed: Applied, directories: Collection[str], files: Collection[str]
 ) -> list[Problem]:
     problems = [
         Problem(job.source, 0, 0, f"unit {unit.name} exists and is not sdcron's", "name", "rename the job or that unit")

@@ -43,7 +43,7 @@ from sdcron.run_queries import (
 from sdcron.runs import FAILED, Outcome, Output, Run, Trigger
 
 if TYPE_CHECKING:
-    from sdcron.job_log import logs
+    from sdcron.all_logs import logs
     from sdcron.log_lines import LogLine
 
 __all__ = [
@@ -82,6 +82,6 @@ if not TYPE_CHECKING:
         """What reads the journal is loaded when it is asked for: the other answers shall be there at once (PEP 562)."""
         if name not in ("logs", "LogLine"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from sdcron import job_log, log_lines
+        from sdcron import all_logs, log_lines
 
-        return job_log.logs if name == "logs" else log_lines.LogLine
+        return all_logs.logs if name == "logs" else log_lines.LogLine

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from sdcron.doctor import Finding
     from sdcron.errors import Problem, SdcronError
+    from sdcron.findings import Finding
     from sdcron.plan import Plan
 
 _COLOURS = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}

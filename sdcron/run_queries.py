@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from sdcron.applied import applied_jobs, applied_one
 from sdcron.errors import BackendError, SdcronError, UsageError
-from sdcron.installed import read_installed, read_one
 from sdcron.job_queries import DamagedUnitError, job_rows, job_schedule, next_moments, parse_moment, unknown_job
 from sdcron.machine import local_timezone
 from sdcron.messages import RETRY_TIMER
@@ -24,8 +24,8 @@ from sdcron.units import service_name
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping
 
-    from sdcron.backends import Backend, UnitState
-    from sdcron.installed import InstalledJob
+    from sdcron.applied import AppliedJob
+    from sdcron.backends import Observer, UnitState
     from sdcron.job_queries import JobRow
     from sdcron.operations import Place
     from sdcron.paths import Paths
@@ -136,12 +136,16 @@ def without_output(run: Run) -> dict[str, Any]:
 
 def catch_up(place: Place) -> tuple[str, ...]:
     """Have everything that has ended until now put on record; returns what kept it from that, a line each."""
+    if place.local:
+        from sdcron.local_queries import catch_up
+
+        return catch_up(place)
     from sdcron import collector
 
     return collector.catch_up(place)
 
 
-def status(place: Place, backend: Backend | None, now: datetime, *, removed: bool = False) -> tuple[JobStatusRow, ...]:
+def status(place: Place, backend: Observer | None, now: datetime, *, removed: bool = False) -> tuple[JobStatusRow, ...]:
     """How every applied job is doing, by name; with `removed` those too that are only on record.
 
     What ended since the last `catch_up` is not in it. Raises SdcronError.
@@ -149,8 +153,8 @@ def status(place: Place, backend: Backend | None, now: datetime, *, removed: boo
     loaded = backend.in_use() if backend else {}
     rows: list[JobRow] = []
     for paths, transient in ((place.paths, place.transient), (place.other, not place.transient)):
-        if paths is not None and paths.unit_dir.is_dir():
-            jobs = read_installed(paths, retries=False).jobs.values()
+        if paths is not None and (paths.local or paths.unit_dir.is_dir()):
+            jobs = applied_jobs(paths, retries=False).values()
             rows += job_rows(paths, backend, loaded, now, transient=transient, jobs=jobs)
     with open_store(place) as store:
         past = store.statuses() if store else {}
@@ -163,7 +167,7 @@ def status(place: Place, backend: Backend | None, now: datetime, *, removed: boo
 
 
 def job_status(
-    place: Place, backend: Backend | None, name: str, now: datetime, *, runs: int = 5, times: int = 3
+    place: Place, backend: Observer | None, name: str, now: datetime, *, runs: int = 5, times: int = 3
 ) -> JobDetail:
     """All about one job, applied or only on record, with its last `runs` runs and its next `times` times.
 
@@ -179,19 +183,18 @@ def job_status(
         return JobDetail(_removed(name, past), recent=recent)
     loaded = backend.in_use() if backend else {}
     [row] = job_rows(paths, backend, loaded, now, transient=paths != place.paths, jobs=[job])
-    description = job.directive("Description")
     return JobDetail(
         row=_row(row, past, _waits(backend, loaded).get(name), backend),
-        description="" if description == f"sdcron job {name}" else description.removeprefix(f"{name}: "),
+        description=job.description,
         schedule=job.schedule,
         timezone=job.timezone,
         source=job.source,
         directory=job.directory,
         user=job.user,
-        timeout=job.directive("TimeoutStartSec") or None,
+        timeout=job.time_limit,
         retry_delays=job.retry_delays,
         retry_on_exit=job.retry_on_exit,
-        units=tuple((unit, _active(unit, loaded, backend)) for unit in sorted(job.units)),
+        units=tuple((unit, _active(unit, loaded, backend)) for unit in job.unit_names),
         recent=recent,
         next_runs=_next_runs(paths, job, row, now, times),
     )
@@ -292,10 +295,10 @@ def open_store(place: Place) -> Iterator[Store | None]:
                 store.close()
 
 
-def applied_job(place: Place, name: str) -> tuple[Paths, InstalledJob | None]:
+def applied_job(place: Place, name: str) -> tuple[Paths, AppliedJob | None]:
     """One applied job, of either kind, and where; None if there is none of that name."""
     for paths in (place.paths, place.other):
-        job = read_one(paths, name) if paths is not None and _may_be_a_name(name) else None
+        job = applied_one(paths, name) if paths is not None and _may_be_a_name(name) else None
         if paths is not None and job is not None:
             return paths, job
     return place.paths, None
@@ -316,7 +319,7 @@ def _may_be_a_name(name: str) -> bool:
 
 
 def _unknown(place: Place, name: str) -> UsageError:
-    return unknown_job(place, name, read_installed(place.paths))
+    return unknown_job(place, name, applied_jobs(place.paths))
 
 
 def _one_run(store: Store, job: str | None, beginning: str) -> str:
@@ -332,7 +335,7 @@ def _one_run(store: Store, job: str | None, beginning: str) -> str:
     return runs[0].run_id if runs else text
 
 
-def _row(row: JobRow, past: JobStatus, wait: RetryWait | None, backend: Backend | None) -> JobStatusRow:
+def _row(row: JobRow, past: JobStatus, wait: RetryWait | None, backend: Observer | None) -> JobStatusRow:
     state, running = row.state, None
     if state == "running" and backend is not None:
         with suppress(BackendError):  # it ended in this moment, and its unit left memory
@@ -358,7 +361,7 @@ def _removed(job: str, past: JobStatus) -> JobStatusRow:
     return JobStatusRow(job, "removed", past.last, success, past.failures)
 
 
-def _waits(backend: Backend | None, loaded: Mapping[str, UnitState]) -> dict[str, RetryWait]:
+def _waits(backend: Observer | None, loaded: Mapping[str, UnitState]) -> dict[str, RetryWait]:
     waits = {}
     for name, state in loaded.items():
         timer = RETRY_TIMER.fullmatch(name) if state.active == "active" and "@retry-" in name else None
@@ -370,12 +373,12 @@ def _waits(backend: Backend | None, loaded: Mapping[str, UnitState]) -> dict[str
     return waits
 
 
-def _active(unit: str, loaded: Mapping[str, UnitState], backend: Backend | None) -> str:
+def _active(unit: str, loaded: Mapping[str, UnitState], backend: Observer | None) -> str:
     state = loaded.get(unit)
     return state.active if state else "inactive" if backend else "unknown"
 
 
-def _next_runs(paths: Paths, job: InstalledJob, row: JobRow, now: datetime, times: int) -> tuple[datetime, ...]:
+def _next_runs(paths: Paths, job: AppliedJob, row: JobRow, now: datetime, times: int) -> tuple[datetime, ...]:
     if row.next_run is None:
         return ()
     try:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHORTEST_TIME = timedelta(minutes=1)
+MOST_RUNS = 10_000
 SMALLEST_SIZE = 1 << 16  # bytes: what one record with a long output may need
 
 
@@ -33,27 +34,39 @@ class Settings:
     """Bytes; a status log that has grown beyond it is rotated early."""
     total_size: int = 1 << 30
     """Bytes; the oldest rotated status logs go while all together are larger."""
+    concurrency: int = 256
+    """How many runs of the local engine may be on at the same time."""
+    job_output: int = 8 << 20
+    """Bytes of each job's output that the local engine keeps for `logs`."""
 
 
 _READERS: dict[str, tuple[str, Callable[[Any], int | timedelta]]] = {
-    "rotate": ("duration", parse_duration),
-    "keep": ("duration", parse_duration),
-    "max_size": ("size", parse_size),
-    "total_size": ("size", parse_size),
+    "log.rotate": ("duration", parse_duration),
+    "log.keep": ("duration", parse_duration),
+    "log.max_size": ("size", parse_size),
+    "log.total_size": ("size", parse_size),
+    "engine.output": ("size", parse_size),
 }
-"""The keys of `[log]`: their definition in the schema of job files, and what reads it."""
+"""The keys: their definition in the schema of job files, and what reads it."""
+_CONCURRENCY = "engine.concurrency"
+_TABLES = ("log", "engine")
+_FIELDS: dict[str, str] = {"engine.output": "job_output"}
+"""Keys whose field in Settings has another name."""
 
 
 def read_settings(path: Path) -> Settings:
     """The settings in a file, the defaults where there is none. Raises SdcronError for the first mistake in it."""
     data = _load(path)
+    found: dict[str, Any] = {}
     for table, content in data.items():
-        if table != "log":
-            raise _unknown(path, table, ("log",), "table" if isinstance(content, dict) else "key")
-    log = data.get("log", {})
-    if not isinstance(log, dict):
-        raise SdcronError(f"{path}: 'log' must be a table", "write [log] on a line of its own, and its keys below it")
-    found = {key: _value(path, key, value) for key, value in log.items()}
+        if table not in _TABLES:
+            raise _unknown(path, table, _TABLES, "table" if isinstance(content, dict) else "key")
+        if not isinstance(content, dict):
+            hint = f"write [{table}] on a line of its own, and its keys below it"
+            raise SdcronError(f"{path}: '{table}' must be a table", hint)
+        for key, value in content.items():
+            name = f"{table}.{key}"
+            found[str(_FIELDS.get(name, key))] = _value(path, name, value)
     if "max_size" not in found and "total_size" in found:
         found["max_size"] = min(Settings().max_size, found["total_size"])
     settings = Settings(**found)
@@ -87,19 +100,26 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _value(path: Path, key: str, value: Any) -> Any:  # noqa: ANN401 - as in TOML, and as the key asks
-    """What one key of `[log]` says. Raises SdcronError."""
+    """What one key says. Raises SdcronError."""
+    if key == _CONCURRENCY:
+        if type(value) is not int or not 1 <= value <= MOST_RUNS:
+            raise SdcronError(f"{path}: '{key}' must be a number from 1 to {MOST_RUNS}", "write concurrency = 256")
+        return value
     if key not in _READERS:
-        raise _unknown(path, f"log.{key}", tuple(f"log.{name}" for name in _READERS), "key")
+        table = key.partition(".")[0]
+        known = tuple(name for name in (*_READERS, _CONCURRENCY) if name.startswith(f"{table}."))
+        raise _unknown(path, key, known, "key")
     kind, read = _READERS[key]
     _refuse_form(path, key, value, kind)
     try:
         meaning = read(value)
     except RefusedValueError as error:
-        raise SdcronError(f"{path}: 'log.{key}' {error.message}", error.hint) from error
+        raise SdcronError(f"{path}: '{key}' {error.message}", error.hint) from error
+    last = key.rpartition(".")[2]
     if isinstance(meaning, timedelta) and meaning < SHORTEST_TIME:
-        raise SdcronError(f"{path}: 'log.{key}' must be at least 1 minute", f'write for example {key} = "24h"')
+        raise SdcronError(f"{path}: '{key}' must be at least 1 minute", f'write for example {last} = "24h"')
     if isinstance(meaning, int) and meaning < SMALLEST_SIZE:
-        raise SdcronError(f"{path}: 'log.{key}' must be at least 64KiB", f'write for example {key} = "64MiB"')
+        raise SdcronError(f"{path}: '{key}' must be at least 64KiB", f'write for example {last} = "64MiB"')
     return meaning
 
 
@@ -117,7 +137,8 @@ def _refuse_form(path: Path, key: str, value: object, kind: str) -> None:
         return
     example = "24h" if kind == "duration" else "64MiB"
     raise SdcronError(
-        f"{path}: 'log.{key}' must be {definitions[kind]['title']}", f'write for example {key} = "{example}"'
+        f"{path}: '{key}' must be {definitions[kind]['title']}",
+        f'write for example {key.rpartition(".")[2]} = "{example}"',
     )
 
 

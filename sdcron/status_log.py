@@ -74,7 +74,7 @@ class StatusLog:
     def __init__(self, directory: Path, settings: Settings, *, group: int | None = None) -> None:
         self.path = directory / LOG_NAME
         self._directory = directory
-        self._settings = settings
+        self.settings = settings
         self._group = group
         self._descriptor = -1
         self._position = Position(0, 0, 0, 1, 0)
@@ -157,14 +157,14 @@ class StatusLog:
         if position.began_us > now_us:  # the clock was set back: its age counts from now on
             self._position = position = replace(position, began_us=now_us)
         age_us = now_us - position.began_us
-        if age_us < self._settings.rotate.total_seconds() * 1_000_000 and position.offset < self._settings.max_size:
+        if age_us < self.settings.rotate.total_seconds() * 1_000_000 and position.offset < self.settings.max_size:
             return False
         self._rotate(now_us)
         return True
 
     def prune(self, now_us: int) -> list[Path]:
         """Remove rotated and set aside logs that are older than `keep` or too much together; gives those removed."""
-        gone = expired(self._directory, self._settings, now_us)
+        gone = expired(self._directory, self.settings, now_us)
         for path in gone:
             path.unlink(missing_ok=True)
         if gone:

@@ -86,7 +86,7 @@ def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> C
     Raises UnitTextError when a value cannot stand in a unit; jobfile.py refuses such values before.
     """
     script_path = f"{script_dir}/{job.name}"
-    script = _script_text(job)
+    script = script_text(job)
     units = [Unit(service_name(job.name), _service(job, directory, scope, script_path))]
     start: list[str] = []
     boot: list[str] = []
@@ -222,7 +222,8 @@ def _description(job: Job) -> str:
     return escape(f"{job.name}: {first}" if first else f"sdcron job {job.name}", Place.VALUE)
 
 
-def _argv(job: Job, script_path: str) -> tuple[str, ...]:
+def argv_of(job: Job, script_path: str) -> tuple[str, ...]:
+    """What the job runs, its script being kept at `script_path`."""
     if job.script is not None:
         return (*_shebang(job.script), script_path)
     if job.interpreter and job.interpreter.program:
@@ -234,7 +235,7 @@ def _command_line(job: Job, script_path: str) -> str:
     # systemd-cat execs the command with one stream for stdout and one for stderr and leaves no process behind;
     # the level prefix is off so that a line beginning with <3> arrives as it was written.
     cat = [SYSTEMD_CAT, f"--identifier={PREFIX}{job.name}", "--priority=info", "--stderr-priority=warning"]
-    words = [*cat, "--level-prefix=false", "--", *_argv(job, script_path)]
+    words = [*cat, "--level-prefix=false", "--", *argv_of(job, script_path)]
     return " ".join(escape(word, Place.ARGUMENT) for word in words)
 
 
@@ -246,7 +247,8 @@ def _shebang(script: str) -> tuple[str, ...]:
     return tuple(re.split("[ \t]+", words, maxsplit=1)) if words else ("/bin/sh",)
 
 
-def _script_text(job: Job) -> str | None:
+def script_text(job: Job) -> str | None:
+    """The text of a `script:` job as it is kept; None for any other."""
     if job.script is None:
         return None
     return job.script if job.script.endswith("\n") else job.script + "\n"

@@ -1,7 +1,8 @@
-"""What `make run` shows: the example jobs applied, listed and firing, every command printed as you would type it.
+"""What `make run` shows: jobs applied, listed and firing, every command printed as you would type it.
 
-Uses this machine's systemd if it runs one, and removes again what it applied; elsewhere boots a throw-away machine,
-for which it must be root. Standard library only.
+Uses this machine's systemd if it runs one, and removes again what it applied; elsewhere sdcron's own engine, in a
+directory of its own. With the argument `machine` it boots a throw-away machine, for which it must be root. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ TICK = """\
 description: Say hello every two seconds
 schedule: every 2s
 command: echo "hello from sdcron"
+"""
+
+
+#: Fails now and then.
+FLAKY = """\
+description: Fetch something, which does not work the first time
+command: [/bin/sh, -c, 'echo "cannot reach the server" >&2; exit 1']
+retry: {delay: 1s, attempts: 2}
 """
 
 
@@ -82,6 +91,12 @@ class Here:
             text=True, timeout=120, check=False, cwd=CHECKOUT, env=environment,
         )  # fmt: skip
         return ended.returncode, ended.stdout
+
+    def background(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        """Start a command; what it says is seen."""
+        path = f"{self.programs}:{os.environ.get('PATH', os.defpath)}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(CHECKOUT)}
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, cwd=CHECKOUT, env=environment)
 
     def write(self, path: str, text: str) -> None:
         """Write a file into a directory of the tour's own."""
@@ -171,7 +186,61 @@ def applied(place: Place, scope: tuple[str, ...]) -> Iterator[None]:
             shown(place, "sdcron", "remove", *scope, *left)
 
 
-def choose(stack: ExitStack) -> Callable[[], None]:
+def engine_tour(place: Here, own: str) -> None:
+    """The same with the engine: `own` is a directory for its job files, and for all that it keeps. Raises DemoError."""
+    root, jobs = f"{own}/root", f"{own}/jobs"
+    here = ("--backend", "local", "--root", root)
+    say("Jobs are YAML files. This one fires every two seconds; the other fails, and is tried again.")
+    place.write(f"{jobs}/hello.yaml", TICK)
+    place.write(f"{jobs}/flaky.yaml", FLAKY)
+    for name in ("hello", "flaky"):
+        shown(place, "cat", f"{jobs}/{name}.yaml")
+    shown(place, "sdcron", "validate", jobs)
+    say("The engine runs them, and follows the directory: what a container or a snap starts.")
+    print(f"\n$ {shlex.join(['sdcron', 'engine', jobs, '--root', root])} &", flush=True)
+    with engine_running(place, ["sdcron", "engine", jobs, "--root", root]):
+
+        def records() -> list[dict[str, object]]:
+            found: list[dict[str, object]] = json.loads(place.run(["sdcron", "history", *here, "--json"])[1] or "[]")
+            return found
+
+        def enough() -> bool:
+            outcomes = [(record["job"], record["outcome"]) for record in records()]
+            return outcomes.count(("hello", "success")) >= 2 and outcomes.count(("flaky", "failure")) >= 1
+
+        try:
+            until(lambda: place.run(["sdcron", "doctor", *here])[0] == 0, 30, "the engine is there")
+            shown(place, "sdcron", "run", "flaky", *here)
+            until(enough, 30, "the jobs ran")
+        except MachineError as error:
+            raise DemoError(str(error)) from error
+        say("Every run is on record.")
+        shown(place, "sdcron", "status", *here, terminal=True)
+        shown(place, "sdcron", "history", *here, terminal=True)
+        shown(place, "sdcron", "logs", *here, "hello", "-n", "6", terminal=True, quiet_after=12)
+        say("And the engine can be asked how it is.")
+        shown(place, "sdcron", "doctor", *here, terminal=True)
+    say("The engine has ended, and everything is in one directory, which is removed now.")
+
+
+@contextmanager
+def engine_running(place: Here, argv: list[str]) -> Iterator[None]:
+    """An engine in the background, ended in order at the end. Raises DemoError when it does not end so."""
+    engine = place.background(argv)
+    try:
+        yield
+    finally:
+        engine.terminate()
+        try:
+            status = engine.wait(30)
+        except subprocess.TimeoutExpired:
+            engine.kill()
+            status = engine.wait(30)
+    if status != 0:
+        raise DemoError(f"{shlex.join(argv)} exited {status}")
+
+
+def choose(stack: ExitStack, where: str) -> Callable[[], None]:
     """Where to hold the tour. Raises DemoError saying what to install or run."""
     if Path("/run/systemd/system").is_dir():
         own = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-"))
@@ -179,6 +248,11 @@ def choose(stack: ExitStack) -> Callable[[], None]:
         say(f"This machine runs systemd: using {'it' if not scope else 'your own service manager'}, then cleaning up.")
         programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-bin-"))
         return lambda: tour(Here(programs), EXAMPLES, own, scope=scope)
+    if where != "machine":
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-"))
+        programs = stack.enter_context(tempfile.TemporaryDirectory(prefix="sdcron-demo-bin-"))
+        say("No systemd runs here: sdcron's own engine runs the jobs. (make run-machine boots a machine instead.)")
+        return lambda: engine_tour(Here(programs), own)
     reason = why_no_machines()
     if reason:
         raise DemoError(f"systemd does not run here, and a throw-away machine cannot be booted: {reason}")
@@ -194,7 +268,7 @@ def main() -> int:
     """Hold the tour; 0 if everything it shows is true."""
     try:
         with ExitStack() as stack:
-            choose(stack)()
+            choose(stack, "".join(sys.argv[1:2]))()
     except (DemoError, MachineError, RootfsError) as error:
         print(f"\nmake run: {error}", file=sys.stderr)
         return 1

@@ -131,7 +131,7 @@ class FakeBackend:
         if failed:
             raise BackendError(f"systemd could not start {', '.join(failed)}")
 
-    def stop(self, names: Sequence[str]) -> None:
+    def stop(self, names: Sequence[str], *, kill: bool = False) -> None:
         """Stop; a unit that is not in memory is stopped already."""
         for name in names:
             self._tell("stop", name)

@@ -4,7 +4,8 @@
 #   tests/prepare.sh build      what the virtual environment is built with: an error when it is missing
 #   tests/prepare.sh machines   what machines are booted with, and their root file systems: optional without root
 #   tests/prepare.sh bench      what `make bench` needs beyond that: an error when it is missing
-#   tests/prepare.sh run        what `make run` needs
+#   tests/prepare.sh run        what `make run` needs where no systemd runs
+#   tests/prepare.sh machine    what `make run-machine` needs
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -82,11 +83,14 @@ bench)
     "$PYTHON" -m tests.rootfs
     ;;
 run)
-    if [ -d /run/systemd/system ]; then
-        exit 0
-    fi
+    have "$PYTHON" || need python3
+    "$PYTHON" -c 'import ensurepip, venv' >/dev/null 2>&1 || need python3-venv
+    install_missing || refuse
+    check_python
+    ;;
+machine)
     if [ "$(id -u)" != 0 ]; then
-        echo "systemd does not run here, and only root can boot a throw-away machine: sudo make run" >&2
+        echo "only root can boot a throw-away machine: sudo make run-machine" >&2
         exit 1
     fi
     for_machines
@@ -94,7 +98,7 @@ run)
     check_python
     ;;
 *)
-    echo "usage: tests/prepare.sh build|machines|bench|run" >&2
+    echo "usage: tests/prepare.sh build|machines|bench|run|machine" >&2
     exit 2
     ;;
 esac

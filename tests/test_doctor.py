@@ -12,7 +12,8 @@ import pytest
 
 from sdcron import operations
 from sdcron.cli import run
-from sdcron.doctor import Finding, examine
+from sdcron.doctor import examine
+from sdcron.findings import Finding
 from sdcron.operations import make_place
 from tests.fake_backend import FakeBackend
 

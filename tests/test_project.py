@@ -20,19 +20,23 @@ PACKAGE = ROOT / "sdcron"
 #: Every module, in the order of the design: each may import those before it, and none after it. A new module gets its
 #: place here first.
 ORDER = """
-    errors paths span files runs output
+    errors findings paths span files runs output clocks
     entries cron daylight machine calendars intervals oncalendar schedule
-    job
+    job job_forms job_text
     yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_keys jobfile template
-    settings log_files status_log
+    folder_times folders engine_support settings log_files status_log
     escape sandbox retry units verify
     jobset
-    installed backends backends.unit_syntax backends.unit_values backends.transient backends.systemd
-    plan record step apply apply_transient own_units
-    store_rows store ledger resident journal messages definition trigger memories open_run streams fold recorder
-    sync_socket operations job_queries collector collect_service boot run_queries log_lines job_log queries doctor
+    installed backends plan local_jobs applied engine_socket messages
+    backends.unit_syntax backends.unit_values backends.transient backends.systemd backends.local
+    record step apply apply_transient own_units
+    store_rows store ledger resident journal conditions definition trigger memories open_run streams fold recorder
+    sync_socket local_operations place operations job_queries collector collect_service boot local_queries run_queries
+    log_lines job_log spool_lines spool_files spool spool_log all_logs queries local_doctor doctor running
+    agenda process_tree process_attributes process environment_file engine_run processes engine_keep run_book engine
+    followed engine_service
     render render_runs
-    cli.options cli.applying cli.asking cli.collecting cli.watching cli __main__
+    cli.options cli.applying cli.asking cli.collecting cli.watching cli.running cli __main__
 """.split()
 
 #: Third-party packages, and the only modules that may import them.
@@ -41,7 +45,7 @@ CONFINED = {
     "jsonschema": {"job_schema"},
     "pystemd": {"backends.systemd"},
     "systemd": {"journal"},
-    "typer": {"cli", "cli.applying", "cli.asking", "cli.collecting", "cli.options", "cli.watching"},
+    "typer": {"cli", "cli.applying", "cli.asking", "cli.collecting", "cli.options", "cli.running", "cli.watching"},
     "rich": {"render"},
     "croniter": set(),
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron import render
-from sdcron.doctor import Finding
+from sdcron.findings import Finding
 from sdcron.errors import Problem, SdcronError
 
 if TYPE_CHECKING:

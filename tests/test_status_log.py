@@ -528,7 +528,7 @@ for batch in range(200):
         failures += 1
         if failures % 3 == 0:  # killed and started again on the full disk
             log.close()
-            log = StatusLog(directory, log._settings)
+            log = StatusLog(directory, log.settings)
             assert log.recover(position, committed, NOON).append_after == committed
         if failures == 7:
             if sys.argv[2] == "tmpfs":

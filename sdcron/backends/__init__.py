@@ -35,7 +35,20 @@ class LastRun:
     memory_peak_bytes: int | None = None
 
 
-class Backend(Protocol):
+class Observer(Protocol):
+    """What can be asked of whoever runs the jobs, in systemd's words. Raises BackendError with what to do."""
+
+    def in_use(self) -> Mapping[str, UnitState]:
+        """The units named `sdcron-…` that are not inactive: what runs, what failed, the timers that wait."""
+
+    def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
+        """Invocation id of what a service runs now, and since when, in UTC; None if it runs nothing."""
+
+    def wait_ends(self, timer: str) -> datetime | None:
+        """When the wait ends that a timer began when it was started, in UTC; None if it has ended."""
+
+
+class Backend(Observer, Protocol):
     """The service manager of one scope. Every method raises BackendError with what to do."""
 
     def version(self) -> str:
@@ -46,9 +59,6 @@ class Backend(Protocol):
 
     def loaded(self) -> Mapping[str, UnitState]:
         """All units named `sdcron-…` that the manager has in memory."""
-
-    def in_use(self) -> Mapping[str, UnitState]:
-        """Those of them that are not inactive: what runs, what failed, the timers that wait."""
 
     def active_timers(self) -> Mapping[str, UnitState]:
         """Those of them that are timers and active: a fraction of all, and all that an apply must know."""
@@ -68,12 +78,6 @@ class Backend(Protocol):
     def next_elapse(self, timer: str) -> datetime | None:
         """When a timer elapses next by the calendar, in UTC; None if never or unknown."""
 
-    def wait_ends(self, timer: str) -> datetime | None:
-        """When the wait ends that a timer began when it was started, in UTC; None if it has ended."""
-
-    def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
-        """Invocation id of what a service runs now, and since when, in UTC; None if it runs nothing."""
-
     def is_outdated(self, name: str) -> bool:
         """Whether the manager holds another text of a unit than its files have now."""
 
@@ -83,8 +87,8 @@ class Backend(Protocol):
     def start(self, names: Sequence[str], *, wait: bool = True) -> None:
         """Start units, and wait until each is active unless told otherwise."""
 
-    def stop(self, names: Sequence[str]) -> None:
-        """Stop units and wait until each is inactive."""
+    def stop(self, names: Sequence[str], *, kill: bool = False) -> None:
+        """Stop units and wait until each is inactive; with `kill` by SIGKILL at once."""
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """Forget the failed state of units, so that they can leave memory."""

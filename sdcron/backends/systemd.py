@@ -7,7 +7,9 @@ introspection XML of every unit first.
 from __future__ import annotations
 
 import os
+import signal
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +199,7 @@ class SystemdBackend:
         if wait:
             self._settle(names, "active", "start")
 
-    def stop(self, names: Sequence[str]) -> None:
+    def stop(self, names: Sequence[str], *, kill: bool = False) -> None:
         """See Backend."""
         stopped = []
         for name in names:
@@ -208,6 +210,10 @@ class SystemdBackend:
                     continue
                 raise
             stopped.append(name)
+        for name in stopped if kill else ():
+            # After the stop: else systemd takes it for a death like any other, which is retried.
+            with suppress(BackendError):  # it is over already
+                self._manager("KillUnit", "ssi", [name.encode(), b"all", signal.SIGKILL])
         self._settle(stopped, "inactive", "stop")
 
     def reset_failed(self, names: Sequence[str]) -> None:

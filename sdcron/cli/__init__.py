@@ -21,7 +21,7 @@ if "rich" not in sys.modules:
 else:
     import typer
 
-from sdcron.cli import applying, asking, collecting, watching
+from sdcron.cli import applying, asking, collecting, running, watching
 from sdcron.cli.options import app
 from sdcron.errors import ExitCode, JobFileError, SdcronError, words_for_bug
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-__all__ = ["app", "applying", "asking", "collecting", "main", "run", "watching"]
+__all__ = ["app", "applying", "asking", "collecting", "main", "run", "running", "watching"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Optional
 import typer
 
 from sdcron.cli.options import BACKEND, JOBS, JSON, PATHS, PRUNE, ROOT, TRANSIENT, USER, YES, app, place_of
-from sdcron.errors import ExitCode
+from sdcron.errors import ExitCode, UsageError
 
 
 @app.command()
@@ -26,7 +26,7 @@ def validate(
     """
     from sdcron import operations, render
 
-    place = place_of(user, root, backend)
+    place = place_of(user, root, backend, checking=True)
     jobs = operations.read_jobs(place, paths)
     operations.verify_passed_through(place, jobs, render.note)
     if json:
@@ -47,7 +47,7 @@ def plan(
     backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
-    """Show what apply would do, as a diff of units; change nothing.
+    """Show what apply would do, as a diff; change nothing.
 
     Example: sdcron plan jobs/ --check
     """
@@ -81,7 +81,7 @@ def apply(
     backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
-    """Make the timers what the job files say: all or nothing.
+    """Make the timers, or what the engine runs, what the job files say: all or nothing.
 
     Runs no job by itself, whatever was edited, and touches no unit that it did not make. A job that left the
     directory is removed; removing more than you may expect is asked about on a terminal.
@@ -135,7 +135,9 @@ def compile_(
     """
     from sdcron import operations, render
 
-    place = place_of(user, root, backend)
+    if backend == "local":
+        raise UsageError("compile writes systemd's units, and the engine has none", "leave --backend away")
+    place = place_of(user, root, "systemd")
     compiled = operations.compile_jobs(place, operations.read_jobs(place, paths), render.note)
     written = operations.write_units(compiled, output)
     if json:
@@ -164,10 +166,10 @@ def remove(
 
     place = place_of(user, root, backend, transient)
     with operations.connect(place) as manager, operations.changing(place, manager) as applier:
-        installed = operations.installed_jobs(place)
+        installed = operations.known_jobs(place)
         unknown = [name for name in jobs if name not in installed.jobs]
         if unknown:
-            raise queries.unknown_job(place, unknown[0], installed)
+            raise queries.unknown_job(place, unknown[0], installed.jobs)
         if not yes and not json and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
             raise typer.Exit(ExitCode.FAILED)
         todo = removal_plan(jobs, installed)

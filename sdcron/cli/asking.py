@@ -26,7 +26,7 @@ def list_(
     from sdcron import operations, queries, render
 
     place = place_of(user, root, backend, transient)
-    with operations.connect(place) as manager:
+    with operations.observe(place) as manager:
         rows = queries.list_jobs(place, manager, render.now_utc())
     if json:
         render.as_json([row.as_json() for row in rows])

@@ -41,17 +41,19 @@ app = typer.Typer(
 
 def complete_job(incomplete: str) -> list[str]:
     """Names of applied jobs, of either scope, for shell completion."""
-    from sdcron.operations import installed_jobs, make_place
+    from sdcron.operations import known_jobs, make_place
 
     names: set[str] = set()
     for user in (False, True):
-        names.update(installed_jobs(make_place(user=user, root=None, backend="auto")).jobs)
+        names.update(known_jobs(make_place(user=user, root=None, backend="auto")).jobs)
     return sorted(name for name in names if name.startswith(incomplete))
 
 
 USER = typer.Option(False, "--user/--system", help="Your own service manager, or the machine's (default).")
-ROOT = typer.Option(None, "--root", help="Work on the file system below DIR; no systemd is asked.", metavar="DIR")
-BACKEND = typer.Option("auto", "--backend", help="auto, systemd or local.", metavar="NAME")
+ROOT = typer.Option(None, "--root", help="Work on the directories below DIR; no systemd is asked.", metavar="DIR")
+BACKEND = typer.Option(
+    "auto", "--backend", help="Who runs the jobs: systemd, local (sdcron engine), or auto.", metavar="NAME"
+)
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
 PATHS = typer.Argument(..., help="Job files (*.yaml, *.yml), or directories of them.", metavar="PATH...")
 PRUNE = typer.Option(True, "--prune/--no-prune", help="Remove jobs whose file left the directory (default).")
@@ -76,10 +78,10 @@ def _main(
     """
 
 
-def place_of(user: bool, root: Path | None, backend: str, transient: bool = False) -> Place:
-    """The place that the options name. Raises UsageError for a backend nobody knows."""
+def place_of(user: bool, root: Path | None, backend: str, transient: bool = False, *, checking: bool = False) -> Place:
+    """The place that the options name; `checking` as in make_place. Raises UsageError for a backend nobody knows."""
     from sdcron.operations import make_place
 
     if backend not in ("auto", "systemd", "local"):
         raise UsageError(f"no backend is called {backend}", "auto, systemd or local")
-    return make_place(user=user, root=root, backend=backend, transient=transient)
+    return make_place(user=user, root=root, backend=backend, transient=transient, checking=checking)

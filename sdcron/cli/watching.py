@@ -69,7 +69,7 @@ def status(
     from sdcron import operations, queries, render
 
     place = place_of(user, root, backend)
-    with operations.connect(place) as manager:
+    with operations.observe(place) as manager:
         _catch_up(place)
         now = render.now_utc()
         if job is not None:

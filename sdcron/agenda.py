@@ -1,0 +1,387 @@
+"""When the engine starts what: due times, runs that were missed, retries, boots, and clocks that are set. Pure.
+
+A due time is used up once, by the run that takes it or by the run that was on when it came. What was used up is part
+of a job's memory, which is kept in one step with the run it started: a killed engine neither loses a due time nor takes
+one twice. Several due times that passed meanwhile are one run, as with Persistent= (systemd.timer(5)).
+
+A clock that is set back by up to three hours does not make fixed times come twice, and what runs every so often goes
+on; by more than that, the clock was wrong before, and the new time counts. This is cron(8)'s rule.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sdcron.job import Missed
+from sdcron.runs import Trigger, microseconds_of, moment_of
+from sdcron.trigger import last_due
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from sdcron.job_text import Timing
+    from sdcron.schedule import Schedule
+
+CORRECTION_US = 3 * 3600 * 1_000_000
+"""A clock that is set back by more than this was wrong."""
+_LAST_US = 1 << 53
+"""No time of a job's is later: in the year 2255, and schedules end in 2199."""
+_MOST_RETRIES = 100
+_VOID = 1000
+"""How much of the heap may be void before it is made anew."""
+_BOOT_DELAY_US = 1_000_000
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One job as the agenda takes it: its times, and since when they count (microseconds since 1970)."""
+
+    name: str
+    timing: Timing
+    since_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A run that is to be started now; `scheduled_us` is when it should have been, None where nothing says."""
+
+    job: str
+    trigger: Trigger
+    attempt: int = 1
+    scheduled_us: int | None = None
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a job over restarts. Times are microseconds since 1970."""
+
+    due_us: int | None = None
+    """The last due time that is used up."""
+    timing: str = ""
+    """What the job's times were then."""
+    retry: int = 0
+    """The attempt that waits, 2 for the first retry; 0 for none."""
+    retry_us: int = 0
+    """When its wait ends."""
+    retry_from_us: int = 0
+    """When it began."""
+    boot: str = ""
+    """The boot in which it ran at boot, or in which it came too late for that."""
+    used_us: int = 0
+    """The last due time that was used up before the clock was set back so far that times come again; 0 for none."""
+
+    def text(self) -> str:
+        """As the store keeps it."""
+        times = (self.due_us, self.used_us, self.retry_us, self.retry_from_us)
+        return json.dumps({"engine": [*times, self.retry, self.timing, self.boot]})
+
+    @classmethod
+    def of(cls, text: str) -> Memory:
+        """The inverse; what cannot be read, as the collector's, is a job that nothing is known of."""
+        try:
+            state: Any = json.loads(text)["engine"]
+            due_us, used_us, retry_us, retry_from_us, retry, timing, boot = state
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return cls()
+        times = (used_us, retry_us, retry_from_us, *((due_us,) if due_us is not None else ()))
+        if not all(type(number) is int and 0 <= number <= _LAST_US for number in times):
+            return cls()
+        if (
+            type(retry) is not int
+            or not 0 <= retry <= _MOST_RETRIES
+            or type(timing) is not str
+            or type(boot) is not str
+        ):
+            return cls()
+        return cls(due_us, timing, retry, retry_us, retry_from_us, boot, used_us)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One job in the agenda."""
+
+    entry: Entry
+    memory: Memory
+    next_us: int | None = None
+    """The first due time that is not used up."""
+    boot_us: int | None = None
+    """When it runs at this boot."""
+
+    def times(self) -> tuple[int | None, ...]:
+        """When there may be something to do."""
+        return self.next_us, self.boot_us, self.memory.retry_us if self.memory.retry else None
+
+
+class Agenda:
+    """All jobs of one engine, or rather their times."""
+
+    def __init__(self, schedule_of: Callable[[Entry], Schedule | None], boot: str, now_us: int) -> None:
+        """`schedule_of` reads a job's schedule; `boot` names the time since the machine's start."""
+        self._schedule_of = schedule_of
+        self._boot = boot
+        self._awake_us = now_us
+        """Since when no time has passed unseen."""
+        self._slots: dict[str, _Slot] = {}
+        self._busy: set[str] = set()
+        """Jobs of which a run is on, or about to be; also of one that is not there any more."""
+        self._heap: list[tuple[int, str]] = []
+        """Times and jobs; what is not in the job's `times` any more is void."""
+        self._memories: dict[str, Memory] = {}
+        """Of jobs that are not there now."""
+        self._ran_us: Mapping[str, int] = {}
+        self._changed: set[str] = set()
+
+    # The jobs
+
+    def restore(self, memories: Mapping[str, str], ran_us: Mapping[str, int] | None = None) -> None:
+        """Take up what `changes` gave; before the first `put`.
+
+        `ran_us` is when jobs ran last: where the memories are lost, nothing before that is owed.
+        """
+        self._memories |= {job: Memory.of(text) for job, text in memories.items()}
+        self._ran_us = ran_us or {}
+
+    def changes(self) -> dict[str, str]:
+        """What is to be remembered anew since the last call, as texts by job."""
+        texts = {job: self._memory(job).text() for job in self._changed}
+        self._changed.clear()
+        return texts
+
+    def remember_all(self) -> None:
+        """Have everything among the next `changes`: what was kept is lost."""
+        self._changed |= self._slots.keys() | self._memories.keys()
+
+    def put(self, entries: Iterable[Entry], now_us: int, *, starting: bool = False) -> None:
+        """Have exactly these jobs from now on. `starting`: the engine has just begun, and may have missed something."""
+        before, self._slots = self._slots, {}
+        for entry in entries:
+            old = before.pop(entry.name, None)
+            if old is not None and old.entry == entry:
+                self._slots[entry.name] = old
+                continue
+            memory = old.memory if old is not None else self._memory(entry.name)
+            self._memories.pop(entry.name, None)
+            slot = self._slots[entry.name] = _Slot(entry, memory)
+            self._begin(slot, now_us, starting=starting)
+        self._memories |= {name: slot.memory for name, slot in before.items()}
+        self._heap_anew()
+
+    def forget(self, job: str) -> None:
+        """The job is gone for good."""
+        self._memories.pop(job, None)
+        self._changed.discard(job)
+
+    def __contains__(self, job: object) -> bool:
+        """Whether there is such a job."""
+        return job in self._slots
+
+    def __len__(self) -> int:
+        """How many jobs there are."""
+        return len(self._slots)
+
+    def retry_of(self, job: str) -> tuple[int, int] | None:
+        """Attempt and time, microseconds since 1970, of the retry that waits; None if none does."""
+        slot = self._slots.get(job)
+        return (slot.memory.retry, slot.memory.retry_us) if slot is not None and slot.memory.retry else None
+
+    def retries(self) -> dict[str, tuple[int, int]]:
+        """The same of all jobs in which one waits."""
+        slots = self._slots.items()
+        return {job: (slot.memory.retry, slot.memory.retry_us) for job, slot in slots if slot.memory.retry}
+
+    def _memory(self, job: str) -> Memory:
+        slot = self._slots.get(job)
+        return slot.memory if slot is not None else self._memories.setdefault(job, Memory())
+
+    def _begin(self, slot: _Slot, now_us: int, *, starting: bool) -> None:
+        entry, memory = slot.entry, slot.memory
+        key = timing_key(entry)
+        if memory.timing != key:
+            # Other times are another job: nothing of the old ones is owed, and what passed before them is no run.
+            since_us = max(entry.since_us, self._ran_us.get(entry.name, 0) if not memory.timing else 0)
+            memory.timing, memory.due_us, memory.used_us, memory.retry = key, min(since_us, now_us), 0, 0
+            self._changed.add(entry.name)
+        if memory.retry and memory.retry_from_us > now_us:
+            # The clock was set back since then: the wait keeps its length.
+            memory.retry_us += now_us - memory.retry_from_us
+            memory.retry_from_us = now_us
+            self._changed.add(entry.name)
+        if not entry.timing.enabled:
+            return
+        schedule = self._schedule_of(entry)
+        if starting and entry.timing.missed is Missed.SKIP:
+            memory.due_us = max(memory.due_us or 0, now_us)
+        slot.next_us = _next_after(schedule, self._base_us(slot, schedule, now_us))
+        if schedule is not None and schedule.on_boot and memory.boot != self._boot:
+            if starting:
+                slot.boot_us = now_us + _BOOT_DELAY_US + schedule.offset // _MICROSECOND
+            else:
+                # It waits for the next boot, as with systemd.
+                memory.boot = self._boot
+                self._changed.add(entry.name)
+
+    def _base_us(self, slot: _Slot, schedule: Schedule | None, now_us: int, back_us: int | None = None) -> int:
+        """From when on due times count; `back_us` is by how much the clock was set back, if that is known."""
+        memory = slot.memory
+        base_us = memory.due_us if memory.due_us is not None else now_us
+        if base_us <= now_us:
+            return base_us
+        # The clock was set back since then.
+        stepping = schedule is not None and all(entry.steps for entry in schedule.entries)
+        if stepping or (base_us - now_us if back_us is None else back_us) > CORRECTION_US:
+            near = 0 < memory.used_us - base_us <= CORRECTION_US
+            memory.used_us, memory.due_us = memory.used_us if near else base_us, now_us
+            self._changed.add(slot.entry.name)
+            return now_us
+        return base_us
+
+    # Time
+
+    def next_us(self) -> int | None:
+        """When there is something to do, microseconds since 1970; None for never."""
+        while self._heap:
+            when_us, job = self._heap[0]
+            slot = self._slots.get(job)
+            if slot is not None and when_us in slot.times():
+                return when_us
+            heapq.heappop(self._heap)
+        return None
+
+    def take_due(self, now_us: int, most: int) -> list[Due]:
+        """At most so many of the runs that are to be started now; each is busy until `over` is told."""
+        found: list[Due] = []
+        while len(found) < most:
+            when_us = self.next_us()
+            if when_us is None or when_us > now_us:
+                break
+            slot = self._slots[heapq.heappop(self._heap)[1]]
+            due = self._due(slot, now_us)
+            if due is not None:
+                self._busy.add(due.job)
+                found.append(due)
+            self._push(slot)
+        return found
+
+    def take(self, job: str) -> Due | None:
+        """A run by hand, busy from now on; None if it is so already, or there is no such job."""
+        slot = self._slots.get(job)
+        if slot is None or job in self._busy:
+            return None
+        self._busy.add(job)
+        slot.memory.retry = 0
+        self._changed.add(job)
+        return Due(job, Trigger.MANUAL)
+
+    def over(self, job: str, now_us: int, *, retry: int = 0, delay_us: int = 0) -> bool:
+        """The run is over, or came to nothing; the attempt `retry`, if not 0, is to follow after so long.
+
+        Returns whether that is waited for: not of a job that is gone or disabled. A run of an earlier engine is over
+        before any begins here, and what fell due since that one ended is owed.
+        """
+        was_on = job in self._busy
+        self._busy.discard(job)
+        slot = self._slots.get(job)
+        if slot is None:
+            return False
+        if was_on and slot.next_us is not None and slot.next_us <= now_us:
+            # What fell due while it ran is dropped, as a timer's elapse is while its service is active.
+            self._use_up(slot, now_us)
+        waits = bool(retry) and slot.entry.timing.enabled
+        if waits:
+            slot.memory.retry, slot.memory.retry_us, slot.memory.retry_from_us = retry, now_us + delay_us, now_us
+            self._changed.add(job)
+        self._push(slot)
+        return waits
+
+    def clock_was_set(self, by_us: int, now_us: int) -> None:
+        """The clock jumped by so much, to `now_us`; a machine that slept is the same. Waits keep their length."""
+        # Also when it was set back: what comes then is not missed, though the engine began at a later time.
+        self._awake_us = now_us
+        for slot in self._slots.values():
+            memory = slot.memory
+            if memory.retry:
+                memory.retry_us += by_us
+                memory.retry_from_us += by_us
+                self._changed.add(slot.entry.name)
+            if slot.boot_us is not None:
+                slot.boot_us += by_us
+            if not slot.entry.timing.enabled:
+                continue
+            if by_us < 0:
+                schedule = self._schedule_of(slot.entry)
+                slot.next_us = _next_after(schedule, self._base_us(slot, schedule, now_us, -by_us))
+            elif (memory.due_us or 0) < memory.used_us <= now_us + CORRECTION_US:
+                # It was right before, and wrong in between: what was used up then does not come again.
+                memory.due_us = min(memory.used_us, now_us)
+                self._changed.add(slot.entry.name)
+                slot.next_us = _next_after(self._schedule_of(slot.entry), memory.due_us)
+        self._heap_anew()
+
+    def zone_was_set(self, now_us: int) -> None:
+        """The machine's time zone is another now: times in it count from here on, and nothing runs at once for it."""
+        for slot in self._slots.values():
+            if slot.next_us is not None and slot.next_us > now_us and slot.entry.timing.timezone is None:
+                base_us = max(now_us, slot.memory.due_us or 0)
+                slot.next_us = _next_after(self._schedule_of(slot.entry), base_us)
+        self._heap_anew()
+
+    def _due(self, slot: _Slot, now_us: int) -> Due | None:
+        """What is due of a job now, and used up with that; None where a run is on."""
+        memory, job = slot.memory, slot.entry.name
+        due: Due | None = None
+        self._changed.add(job)
+        if slot.next_us is not None and slot.next_us <= now_us:
+            scheduled_us = self._use_up(slot, now_us)
+            missed = scheduled_us < self._awake_us
+            due = Due(job, Trigger.MISSED if missed else Trigger.SCHEDULE, 1, scheduled_us)
+        elif slot.boot_us is not None and slot.boot_us <= now_us:
+            slot.boot_us, memory.boot = None, self._boot
+            due = Due(job, Trigger.BOOT)
+        elif memory.retry and memory.retry_us <= now_us:
+            due = Due(job, Trigger.RETRY, memory.retry, memory.retry_us)
+        if due is None:
+            return None
+        # Any run ends the wait for a retry.
+        memory.retry = 0
+        return None if job in self._busy else due
+
+    def _use_up(self, slot: _Slot, now_us: int) -> int:
+        """Take all due times up to now; returns the last of them."""
+        schedule = self._schedule_of(slot.entry)
+        due_us = slot.next_us or now_us
+        following_us = _next_after(schedule, due_us)
+        if schedule is not None and following_us is not None and following_us <= now_us:
+            due_us = last_due(schedule, now_us) or due_us
+            following_us = _next_after(schedule, due_us)
+        slot.memory.due_us, slot.next_us = due_us, following_us
+        self._changed.add(slot.entry.name)
+        return due_us
+
+    def _push(self, slot: _Slot) -> None:
+        times = [when_us for when_us in slot.times() if when_us is not None]
+        if times:
+            heapq.heappush(self._heap, (min(times), slot.entry.name))
+        if len(self._heap) > 4 * len(self._slots) + _VOID:
+            self._heap_anew()
+
+    def _heap_anew(self) -> None:
+        self._heap = []
+        for slot in self._slots.values():
+            self._push(slot)
+
+
+def timing_key(entry: Entry) -> str:
+    """What makes the times of a job the same: written alike, and applied at once; one that was gone is another."""
+    timing = entry.timing
+    words = (*timing.schedule, "", timing.timezone or "", timing.spread // _MICROSECOND, timing.enabled, entry.since_us)
+    return "\n".join(map(str, words))
+
+
+def _next_after(schedule: Schedule | None, moment_us: int) -> int | None:
+    following = schedule.next_after(moment_of(moment_us)) if schedule is not None else None
+    return microseconds_of(following) if following is not None else None

@@ -1,0 +1,352 @@
+"""`sdcron engine`: opens what the engine needs, hears signals and those who ask, and follows job files.
+
+SIGTERM and SIGINT end what runs, within each job's stop timeout; a second one ends it at once. SIGHUP takes up job
+files and what is applied anew.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+from collections import OrderedDict
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from sdcron import conditions
+from sdcron.agenda import Agenda, Entry
+from sdcron.clocks import SystemClock, boot_of
+from sdcron.engine import Engine
+from sdcron.engine_keep import Keeper
+from sdcron.engine_socket import Connection, Requests, ask, listening
+from sdcron.errors import LockHeldError, SdcronError
+from sdcron.followed import Followed
+from sdcron.job_text import timing_of
+from sdcron.local_jobs import LocalJob, local_job_of, read_local, schedule_of
+from sdcron.machine import local_timezone, machine_id
+from sdcron.process import become_reaper
+from sdcron.processes import Processes
+from sdcron.resident import give_back_heap
+from sdcron.run_book import RunBook
+from sdcron.runs import FAILED, Outcome
+from sdcron.settings import read_settings
+from sdcron.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from sdcron.job import Job
+    from sdcron.place import Place
+    from sdcron.runs import Run
+    from sdcron.schedule import Schedule
+
+_PARSED = 1000
+"""Jobs that stay read: those that run often."""
+
+
+def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Callable[[str], object]) -> None:
+    """Run the jobs of a scope until SIGTERM or SIGINT. `tell` hears in one line of what a person should know.
+
+    Raises LockHeldError if another engine, or the collector of systemd's jobs, is at work; SdcronError and OSError for
+    what cannot be read or written at the start.
+    """
+    gc.enable()
+    _raise_open_files()
+    with ExitStack() as stack:
+        settings = read_settings(place.paths.config_file)
+        try:
+            keeper = stack.enter_context(Keeper(place.paths, settings, tell))
+        except LockHeldError as error:
+            raise _taken(place, error) from error
+        signals = stack.enter_context(_Signals())
+        followed = Followed(place, files, folders, tell)
+        service = _Service(place, keeper, followed, tell, settings.concurrency, settings.job_output)
+        stack.callback(service.engine.close)
+        become_reaper()
+        service.begin()
+        listener = stack.enter_context(listening(place.paths.engine_dir))
+        requests = Requests(listener, service.engine.watch, service.engine.unwatch)
+        stack.callback(requests.close)
+        service.engine.watch(signals.descriptor)
+        tell(f"{len(service.engine.agenda)} jobs; the engine runs")
+        service.run(requests, signals)
+
+
+def _taken(place: Place, error: LockHeldError) -> LockHeldError:
+    if ask(place.paths.engine_dir, {"do": "state"}) is not None:
+        return LockHeldError("an engine runs here already", "see what it does: sdcron status --backend local")
+    return LockHeldError(
+        error.message + ": the collector of jobs that systemd runs",
+        "let systemd run these jobs too: sdcron apply --backend systemd, or remove its jobs first",
+    )
+
+
+def _raise_open_files() -> None:
+    """Each run needs two pipes: have as many files as the kernel lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Signals:
+    """What was asked for by signals; `descriptor` is readable once one has come."""
+
+    def __init__(self) -> None:
+        self.descriptor, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.endings = 0
+        self.reload = False
+
+    def __enter__(self) -> _Signals:
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, self._again)
+        # Only to be woken: without a handler the kernel tells nobody of children that are over.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.close(self.descriptor)
+        os.close(self._writer)
+
+    def _end(self, *_: object) -> None:
+        self.endings += 1
+
+    def _again(self, *_: object) -> None:
+        self.reload = True
+
+    def forget(self) -> None:
+        """What has come is seen to."""
+        with suppress(BlockingIOError):
+            while len(os.read(self.descriptor, 4096)) == 4096:
+                pass
+
+
+class _Service:
+    """One engine with what is around it."""
+
+    def __init__(
+        self,
+        place: Place,
+        keeper: Keeper,
+        followed: Followed,
+        tell: Callable[[str], object],
+        concurrency: int,
+        output_bytes: int,
+    ) -> None:
+        self._place = place
+        self._keeper = keeper
+        self._followed = followed
+        self._tell = tell
+        self._zone = local_timezone(place.paths.root)
+        self._machine = machine_id(place.paths.root)
+        self._waiting: dict[str, list[Connection]] = {}
+        self._failed: set[str] = set()
+        self._handlers: dict[str, Callable[[dict[str, Any], Connection], dict[str, Any] | None]] = {
+            "state": lambda *_: self._state(),
+            "sync": lambda *_: self._sync(),
+            "run": self._start,
+            "wait": self._wait,
+            "stop": self._stop,
+            "reload": self._reload_asked,
+        }
+        self._clock = SystemClock()
+        self._processes = Processes(place.paths)
+        self._parsed: OrderedDict[str, tuple[LocalJob, Job]] = OrderedDict()
+        boot = boot_of()
+        self.book = RunBook(
+            Agenda(self._schedule, boot, self._clock.wall_us()),
+            keeper,
+            Spool(place.paths.spool_dir, output_bytes),
+            self._clock,
+            boot,
+            job_of=self._job_of,
+            tell=tell,
+        )
+        self.book.on_end.append(self._run_is_over)
+        self.engine = Engine(
+            self.book,
+            self._processes,
+            self._clock,
+            concurrency=concurrency,
+            unmet=lambda job: conditions.unmet(job.when),
+            tell=tell,
+        )
+
+    # Jobs
+
+    def _seed(self, name: str) -> str:
+        return f"{name}@{self._machine}"
+
+    def _schedule(self, entry: Entry) -> Schedule | None:
+        return schedule_of(entry.timing, self._zone, self._seed(entry.name))
+
+    def _job_of(self, owner: LocalJob) -> Job:
+        """What is stored of a job, read; of those that ran last it is kept."""
+        known = self._parsed.get(owner.name)
+        if known is None or known[0] is not owner:
+            known = self._parsed[owner.name] = (owner, local_job_of(owner, self._zone, self._seed(owner.name)))
+            if len(self._parsed) > _PARSED:
+                self._parsed.popitem(last=False)
+        else:
+            self._parsed.move_to_end(owner.name)
+        return known[1]
+
+    def begin(self) -> None:
+        """Take up what was before: memories, jobs, and runs that an earlier engine left."""
+        store = self._keeper.ledger.store
+        last = {job: status for job, status in store.statuses().items() if status.last is not None}
+        self._failed = {job for job, status in last.items() if status.failures}
+        ran_us = {job: status.last.started_us or 0 for job, status in last.items() if status.last is not None}
+        self.engine.agenda.restore(store.memories(), ran_us)
+        del last
+        open_runs = store.open_runs()
+        self._processes.end_survivors(list(open_runs))
+        self._processes.forget_all()
+        if self._followed:
+            self._followed.take_up()
+        self._load(starting=True)
+        self.book.take_over(open_runs)
+        self.book.keep()
+        give_back_heap()
+
+    def _load(self, *, starting: bool = False) -> None:
+        jobs: dict[str, LocalJob] = {}
+        entries = []
+        for name, job in read_local(self._place.paths).items():
+            try:
+                entry = Entry(name, timing_of(job.text), job.since_us)
+                self._schedule(entry)
+            except (ValueError, SdcronError) as error:
+                self._tell(f"{name}: what is stored of it cannot be read ({error}); apply its job file again")
+                continue
+            jobs[name] = job
+            entries.append(entry)
+        self.book.jobs = jobs
+        self.engine.agenda.put(entries, self._clock.wall_us(), starting=starting)
+
+    def reload(self) -> None:
+        """Take up job files and what is applied; what is wrong is told, and all stays as it was."""
+        zone, self._zone = self._zone, local_timezone(self._place.paths.root)
+        self._machine = machine_id(self._place.paths.root)
+        self._parsed.clear()
+        if zone != self._zone:
+            self.engine.agenda.zone_was_set(self._clock.wall_us())
+        try:
+            settings = read_settings(self._place.paths.config_file)
+            self._keeper.use(settings)
+            self.book.spool.keep_bytes = settings.job_output
+            self.engine.concurrency = settings.concurrency
+            if self._followed:
+                self._followed.take_up()
+            self._load()
+        except SdcronError as error:
+            self._tell(f"{error.message}; {error.hint}")
+        except OSError as error:
+            self._tell(f"{error.filename}: {error.strerror}")
+        give_back_heap()
+
+    # The loop
+
+    def run(self, requests: Requests, signals: _Signals) -> None:
+        """Until a signal ends it, and everything with it."""
+        engine, asked = self.engine, 0
+        while not (engine.ending and not engine.active):
+            for descriptor in engine.step():
+                if descriptor == signals.descriptor:
+                    signals.forget()
+                    continue
+                request = requests.take(descriptor)
+                if request is not None:
+                    self._answer(*request)
+            if signals.endings > asked:
+                asked = signals.endings
+                if not engine.ending and engine.active:
+                    count = len(engine.active)
+                    self._tell(f"ending {count} run{'' if count == 1 else 's'}")
+                engine.end(kill=asked > 1)
+            if signals.reload or (self._followed and not engine.ending and self._followed.changed()):
+                signals.reload = False
+                self.reload()
+            self._keeper.take_notes()
+            for job in self._keeper.maintain(engine.agenda.__contains__):
+                engine.agenda.forget(job)
+        self.book.keep()
+
+    # Those who ask
+
+    def _answer(self, request: dict[str, Any], connection: Connection) -> None:
+        do = self._handlers.get(str(request.get("do")))
+        if do is None:
+            connection.answer({"error": "the engine does not know what is asked for", "hint": "use the same version"})
+            return
+        may = connection.uid in (0, os.geteuid())
+        if not may and request.get("do") not in ("state", "sync"):
+            hint = "run it as root (sudo)" if os.geteuid() == 0 else f"run it as the engine's user, uid {os.geteuid()}"
+            connection.answer({"error": "no permission to change what the engine runs", "hint": hint})
+            return
+        reply = do(request, connection)
+        if reply is not None:
+            connection.answer(reply)
+
+    def _state(self) -> dict[str, Any]:
+        engine = self.engine
+        return {
+            "pid": os.getpid(),
+            "jobs": len(engine.agenda),
+            "running": engine.running(),
+            "retries": engine.agenda.retries(),
+            "failed": sorted(self._failed),
+            "recorded": not self._keeper.is_behind,
+        }
+
+    def _sync(self) -> dict[str, Any]:
+        self.engine.reap()
+        self.book.keep()
+        return {"done": self._keeper.is_complete}
+
+    def _start(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
+        name = str(request.get("job"))
+        try:
+            # None: it runs already.
+            return {"run_id": self.engine.start_by_hand(name)}
+        except KeyError:
+            return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
+
+    def _wait(self, request: dict[str, Any], connection: Connection) -> dict[str, Any] | None:
+        run_id = str(request.get("run_id"))
+        if run_id in self.engine.active:
+            self._waiting.setdefault(run_id, []).append(connection)
+            return None
+        found = self._keeper.find(run_id) if run_id.isalnum() and run_id.isascii() else None
+        return {"run": _brief(found)} if found is not None else {"error": f"there is no run {run_id}", "hint": ""}
+
+    def _run_is_over(self, run: Run) -> None:
+        if run.outcome in FAILED:
+            self._failed.add(run.job)
+        elif run.outcome is Outcome.SUCCESS:
+            self._failed.discard(run.job)
+        for connection in self._waiting.pop(run.run_id, ()):
+            connection.answer({"run": _brief(run)})
+
+    def _stop(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
+        name = str(request.get("job"))
+        if name not in self.book.jobs:
+            return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
+        return {"run_ids": self.engine.stop(name, kill=bool(request.get("kill")))}
+
+    def _reload_asked(self, *_: object) -> dict[str, Any]:
+        self._load()
+        return {"jobs": len(self.engine.agenda)}
+
+
+def _brief(run: Run) -> dict[str, Any]:
+    """A record without what the run printed."""
+    return {key: value for key, value in run.as_json().items() if key not in ("stdout", "stderr")}

@@ -1,0 +1,188 @@
+"""How commands speak with the engine of their scope: one line of JSON each way, on a socket of its own.
+
+Who may only look may connect, and asks for the state. To change something takes the engine's own user, or root: the
+kernel says who asks (SO_PEERCRED, unix(7)).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import struct
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sdcron.errors import BackendError
+from sdcron.files import make_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ANSWER_SECONDS = 15.0
+"""How long a command waits for an engine that is busy."""
+_NAME = "control"
+_LONGEST_REQUEST = 65536
+_CONNECTIONS = 200
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(slots=True)
+class Connection:
+    """Somebody who asks; `uid` is who, by the kernel's word."""
+
+    socket: socket.socket
+    uid: int
+    heard: bytearray = field(default_factory=bytearray)
+
+    def answer(self, reply: dict[str, Any]) -> None:
+        """Send the reply, and hang up."""
+        with suppress(OSError), closing(self.socket):
+            # A reply of many jobs is larger than what the socket takes at once.
+            self.socket.settimeout(2.0)
+            self.socket.sendall(json.dumps(reply).encode() + b"\n")
+
+
+class Requests:
+    """The engine's end. `watch` and `unwatch` have its loop look at a descriptor."""
+
+    def __init__(
+        self, listener: socket.socket, watch: Callable[[int], object], unwatch: Callable[[int], object]
+    ) -> None:
+        self._listener = listener
+        self._watch = watch
+        self._unwatch = unwatch
+        self._connections: dict[int, Connection] = {}
+        watch(listener.fileno())
+
+    def take(self, descriptor: int) -> tuple[dict[str, Any], Connection] | None:
+        """What has come at a descriptor: a whole request, or nothing yet."""
+        if descriptor == self._listener.fileno():
+            self._accept()
+            return None
+        connection = self._connections.get(descriptor)
+        if connection is None:
+            return None
+        try:
+            piece = connection.socket.recv(_LONGEST_REQUEST)
+        except BlockingIOError:
+            return None
+        except OSError:
+            piece = b""
+        connection.heard += piece
+        if piece and b"\n" not in connection.heard and len(connection.heard) < _LONGEST_REQUEST:
+            return None
+        self._let_go(descriptor)
+        try:
+            request = json.loads(connection.heard.partition(b"\n")[0])
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            connection.socket.close()
+            return None
+        return request, connection
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            accepted, _ = self._listener.accept()
+            if len(self._connections) >= min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8):
+                # Whoever has said nothing for longest.
+                oldest = next(iter(self._connections))
+                silent = self._connections[oldest]
+                self._let_go(oldest)
+                silent.socket.close()
+            accepted.setblocking(False)
+            _, uid, _ = _CREDENTIALS.unpack(
+                accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+            self._connections[accepted.fileno()] = Connection(accepted, uid)
+            self._watch(accepted.fileno())
+
+    def _let_go(self, descriptor: int) -> None:
+        self._unwatch(descriptor)
+        del self._connections[descriptor]
+
+    def close(self) -> None:
+        """Hang up."""
+        for descriptor, connection in list(self._connections.items()):
+            self._let_go(descriptor)
+            connection.socket.close()
+        self._unwatch(self._listener.fileno())
+
+
+@contextmanager
+def listening(directory: Path) -> Iterator[socket.socket]:
+    """The engine's end, as long as it runs. Raises OSError."""
+    make_directory(directory)
+    with _near(directory) as near, _socket() as listener:
+        # Whoever was there before is gone: the caller holds the lock.
+        (directory / _NAME).unlink(missing_ok=True)
+        listener.bind(near)
+        (directory / _NAME).chmod(0o666)
+        listener.listen(128)
+        listener.setblocking(False)
+        try:
+            yield listener
+        finally:
+            (directory / _NAME).unlink(missing_ok=True)
+
+
+def ask(directory: Path, request: dict[str, Any], seconds: float | None = ANSWER_SECONDS) -> dict[str, Any] | None:
+    """The engine's answer; None if none runs.
+
+    Raises BackendError for an engine that is too busy to answer within so many `seconds`, or hangs up.
+    """
+    with _socket() as connection:
+        connection.settimeout(seconds)
+        try:
+            with _near(directory) as near:
+                connection.connect(near)
+        except PermissionError as error:
+            raise BackendError(f"no permission to ask the engine in {directory}", "run it as root (sudo)") from error
+        except OSError:
+            return None
+        try:
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            reply = _line(connection)
+        except TimeoutError as error:
+            raise BackendError(
+                f"the engine did not answer within {seconds:.0f} s", "see what it says where it was started"
+            ) from error
+        except OSError as error:
+            raise BackendError("the engine hung up", "see what it says where it was started") from error
+    try:
+        found = json.loads(reply)
+    except ValueError as error:
+        raise BackendError("the engine hung up", "see what it says where it was started") from error
+    if not isinstance(found, dict):
+        raise BackendError("the engine is of another version", "start it again")
+    if "error" in found:
+        raise BackendError(str(found["error"]), str(found.get("hint", "")))
+    return found
+
+
+def _line(connection: socket.socket) -> bytes:
+    heard = bytearray()
+    while not heard.endswith(b"\n"):
+        piece = connection.recv(1 << 16)
+        if not piece:
+            break
+        heard += piece
+    return bytes(heard)
+
+
+def _socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+
+@contextmanager
+def _near(directory: Path) -> Iterator[str]:
+    """The socket's path in few characters: an address has room for 107 (unix(7))."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""Where a command works: the scope, its directories, and who runs the jobs there, systemd or the local engine.
+
+The choice is "may units be managed here?", not a matter of taste: in sdcron's own snap, in a container and on a machine
+without systemd they may not.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.errors import UsageError
+from sdcron.paths import Paths, Scope, snap_paths, system_paths, user_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sdcron.backends import Backend, Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One scope of one machine. `offline` is a file system below `--root`, where no systemd runs."""
+
+    paths: Paths
+    offline: bool = False
+    transient: bool = False
+    other: Paths | None = None
+    """Where the same scope's jobs of the other kind are: transient ones beside persistent ones, and the reverse."""
+
+    @property
+    def user(self) -> bool:
+        """Whether the units belong to the calling user's manager."""
+        return self.paths.scope is Scope.USER
+
+    @property
+    def local(self) -> bool:
+        """Whether the engine runs the jobs, and not systemd."""
+        return self.paths.local
+
+
+def make_place(
+    *, user: bool, root: Path | None, backend: str, transient: bool = False, checking: bool = False
+) -> Place:
+    """The place that the options of a command name. Raises UsageError for options that do not go together.
+
+    `checking` is for a command that only reads job files: where nothing was ever applied to an engine, they may be
+    meant for any machine, and so for systemd.
+    """
+    base = (root or Path("/")).resolve()
+    elsewhere = base != Path("/")
+    paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
+    if own_snap(os.environ) and not elsewhere:
+        paths = snap_paths(Path(os.environ["SNAP_COMMON"]))
+    automatic = not elsewhere and (paths.local or not may_manage_units())
+    if checking and automatic and not paths.local:
+        automatic = paths.local_jobs_file.exists()
+    if backend == "local" or (backend == "auto" and automatic):
+        if transient:
+            raise UsageError("--transient units live in a running systemd", "leave --transient away")
+        return Place(paths.of_engine())
+    if transient and elsewhere:
+        raise UsageError("--transient units live in a running systemd", "leave --root away")
+    if elsewhere:
+        return Place(paths, offline=True)
+    if transient:
+        return Place(paths.transient(), transient=True, other=paths)
+    return Place(paths, other=paths.transient())
+
+
+def own_snap(environment: Mapping[str, str]) -> bool:
+    """Whether this is sdcron's own snap, strictly confined: no service manager can be reached from there."""
+    return environment.get("SNAP_NAME") == "sdcron" and bool(environment.get("SNAP_COMMON"))
+
+
+def may_manage_units() -> bool:
+    """Whether there is a service manager whose units could be managed: sd_booted(3)."""
+    return Path("/run/systemd/system").is_dir()
+
+
+@contextmanager
+def connect(place: Place) -> Iterator[Backend | None]:
+    """The service manager of the place, or None below a `--root` and where the engine is. Raises BackendError."""
+    if place.offline or place.local:
+        yield None
+        return
+    from sdcron.backends.systemd import SystemdBackend
+
+    backend = SystemdBackend(user=place.user)
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+@contextmanager
+def observe(place: Place) -> Iterator[Observer | None]:
+    """Whoever runs the jobs of the place, to be asked; None below a `--root`. Raises BackendError."""
+    if place.local:
+        from sdcron.backends.local import LocalBackend
+
+        yield LocalBackend(place.paths)
+        return
+    with connect(place) as backend:
+        yield backend

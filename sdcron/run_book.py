@@ -1,0 +1,209 @@
+"""The engine's runs as records: what begins, what is printed, how it ends, and which retry follows.
+
+Knows no process. That a run begins is kept before its process is started, with the due time it uses up: an engine that
+is killed between the two leaves a run on record that was cut off, and never a due time that is taken twice.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from typing import TYPE_CHECKING
+
+from sdcron.open_run import CUT_OFF, MANAGER_GONE, STOPPED, OpenRun
+from sdcron.output import Capture, compile_patterns
+from sdcron.runs import FAILED, Outcome, Run, Trigger, microseconds_of, moment_of
+from sdcron.store import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from sdcron.agenda import Agenda, Due
+    from sdcron.clocks import Clock
+    from sdcron.engine_keep import Keeper
+    from sdcron.job import Job
+    from sdcron.local_jobs import LocalJob
+    from sdcron.spool import Spool
+
+BACKEND = "local"
+_ENGINE = "engine:"
+"""How the manager of an open run is called here, before the boot."""
+_STATE_SECONDS = 10.0
+"""How often what open runs have printed is kept."""
+
+
+class RunBook:
+    """The records of one engine, and the jobs they are of."""
+
+    def __init__(
+        self,
+        agenda: Agenda,
+        keeper: Keeper,
+        spool: Spool,
+        clock: Clock,
+        boot: str,
+        *,
+        job_of: Callable[[LocalJob], Job],
+        tell: Callable[[str], object],
+    ) -> None:
+        """`job_of` reads what is stored of a job, and raises ValueError.
+
+        `boot` names the time since the machine's start; `tell` hears in one line what a person should know.
+        """
+        self.agenda = agenda
+        self.spool = spool
+        self._keeper = keeper
+        self._clock = clock
+        self._boot = boot
+        self._job_of = job_of
+        self._tell = tell
+        self._host = socket.gethostname()
+        self.jobs: Mapping[str, LocalJob] = {}
+        self.open: dict[str, OpenRun] = {}
+        """By run id."""
+        self._closed: list[Run] = []
+        self._fresh: dict[str, tuple[str, str]] = {}
+        """Job and state of runs that are new, or have changed, by id."""
+        self._grown: set[str] = set()
+        self._state_kept_at = clock.monotonic()
+        self.on_end: list[Callable[[Run], object]] = []
+        """Who hears of each run that is over, once its record is kept, or waits for that."""
+
+    # The beginning
+
+    def prepare(self, dues: Iterable[Due]) -> list[tuple[OpenRun, Job]]:
+        """The runs of what is due, to be kept before any of them is started."""
+        prepared = []
+        for due in dues:
+            job = self._job(due)
+            if job is None:
+                self.agenda.over(due.job, self._clock.wall_us())
+                continue
+            run = OpenRun(job.name, uuid.uuid4().hex, f"{_ENGINE}{self._boot}", host=self._host)
+            patterns = compile_patterns(job.output.redact)
+            run.stdout, run.stderr = Capture(job.output.keep, patterns), Capture(job.output.keep, patterns)
+            run.started_us, run.trigger, run.attempt = self._clock.wall_us(), due.trigger, due.attempt
+            run.scheduled_us, run.digest = due.scheduled_us, self.jobs[due.job].digest
+            self.open[run.run_id] = run
+            self._fresh[run.run_id] = (job.name, json.dumps(run.as_json()))
+            prepared.append((run, job))
+        return prepared
+
+    def _job(self, due: Due) -> Job | None:
+        """The job of a due run; None if there is none, or no such retry any more."""
+        owner = self.jobs.get(due.job)
+        job = self._read(owner) if owner is not None else None
+        if (
+            job is not None
+            and due.trigger is Trigger.RETRY
+            and not (job.retry and due.attempt <= job.retry.attempts + 1)
+        ):
+            return None
+        return job
+
+    def _read(self, owner: LocalJob) -> Job | None:
+        try:
+            return self._job_of(owner)
+        except ValueError as error:
+            self._tell(f"{owner.name}: what is stored of it cannot be read ({error}); apply its job file again")
+            return None
+
+    def begins(self, run: OpenRun, job: Job, *, again: bool = False) -> None:
+        """It is being started now; `again`, as it could not be before."""
+        run.started_us = self._clock.wall_us()
+        if not again:
+            self.spool.begin(run.job, run.run_id, run.started_us, compile_patterns(job.output.redact))
+
+    def printed(self, run: OpenRun, job: Job, which: str, piece: bytes) -> None:
+        """What came from one of its streams."""
+        capture = run.capture(which)
+        if job.output.redact:
+            for line in _lines(piece):
+                capture.add(line)
+        else:
+            capture.add(piece)
+        self._grown.add(run.run_id)
+        self.spool.write(run.job, run.run_id, which, piece, self._clock.wall_us())
+
+    # The end
+
+    def take_over(self, open_runs: Mapping[str, tuple[str, str]]) -> None:
+        """Close the runs that an earlier engine left open: it was killed, or the machine went down."""
+        for run_id, (name, state) in open_runs.items():
+            owner = self.jobs.get(name)
+            job = self._read(owner) if owner is not None else None
+            run = _restored(run_id, name, state, job)
+            if not run.manager.startswith(_ENGINE):
+                continue  # of systemd's, for the collector
+            same_boot = run.manager.removeprefix(_ENGINE) == self._boot
+            run.result = MANAGER_GONE if same_boot else CUT_OFF
+            self.close(run, job)
+
+    def close(self, run: OpenRun, job: Job | None) -> None:
+        """Make its record, and see which retry follows."""
+        now_us = self._clock.wall_us()
+        schedule = job.schedule if job is not None and job.enabled else None
+        following = schedule.next_after(moment_of(run.ended_us or now_us)) if schedule is not None else None
+        record = run.close(microseconds_of(following) if following is not None else None, None, backend=BACKEND)
+        self._closed.append(record)
+        self.open.pop(run.run_id, None)
+        self._fresh.pop(run.run_id, None)
+        self._grown.discard(run.run_id)
+        text = f"{record.outcome}: {record.reason}" if record.reason else str(record.outcome)
+        self.spool.end(record.job, record.run_id, now_us, text)
+        words = self._plan_retry(run, record, job, now_us)
+        if words:
+            self.spool.say(run.job, words, now_us, run.run_id)
+
+    def _plan_retry(self, run: OpenRun, record: Run, job: Job | None, now_us: int) -> str:
+        """Have a failed run followed by its retry; what is to be said of it. The words are retry.py's."""
+        retry = job.retry if job is not None and job.enabled else None
+        number, words = 0, ""
+        if retry is not None and record.outcome in FAILED and run.stopped != STOPPED:
+            if retry.on_exit and (record.outcome is not Outcome.FAILURE or record.exit_code not in retry.on_exit):
+                words = f"not one of the exit statuses to retry: {record.reason}"
+            elif run.attempt > retry.attempts:
+                words = f"gave up after {retry.attempts} retries"
+            else:
+                number, words = run.attempt, f"retry {run.attempt} of {retry.attempts} is waiting"
+        delay = retry.delays()[number - 1].total_seconds() if retry is not None and number else 0.0
+        again = number + 1 if number else 0
+        waits = self.agenda.over(run.job, now_us, retry=again, delay_us=round(delay * 1_000_000))
+        return words if waits or not number else ""
+
+    # The record
+
+    def keep(self) -> None:
+        """Write down what is new."""
+        now = self._clock.monotonic()
+        anew = self._keeper.begins_anew
+        if anew:
+            self._keeper.begins_anew = False
+            self.agenda.remember_all()
+            self._grown |= self.open.keys()
+        if self._grown and (anew or now - self._state_kept_at > _STATE_SECONDS):
+            self._state_kept_at = now
+            states = {run_id: self.open[run_id] for run_id in self._grown}
+            self._fresh |= {run_id: (run.job, json.dumps(run.as_json())) for run_id, run in states.items()}
+            self._grown.clear()
+        closed, self._closed = self._closed, []
+        fresh, self._fresh = self._fresh, {}
+        self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes()))
+        for record in closed:
+            for hear in self.on_end:
+                hear(record)
+
+
+def _restored(run_id: str, name: str, state: str, job: Job | None) -> OpenRun:
+    patterns = compile_patterns(job.output.redact) if job is not None else ()
+    try:
+        return OpenRun.from_json(json.loads(state), patterns)
+    except (ValueError, TypeError, KeyError):  # of another version: that it was there is what is left
+        return OpenRun(name, run_id, _ENGINE)
+
+
+def _lines(piece: bytes) -> list[bytes]:
+    """The lines of a piece, which end in a newline only."""
+    found = piece.split(b"\n")
+    return [line + b"\n" for line in found[:-1]] + ([found[-1]] if found[-1] else [])

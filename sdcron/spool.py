@@ -1,0 +1,383 @@
+"""What jobs print, on disk with bounded space: the engine writes it here, spool_log.py reads it.
+
+Two files a job, JOB.log and the one before it, JOB.log~; spool_lines.py says how a line is stored in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sdcron.files import make_directory
+from sdcron.output import REDACTED, redact
+from sdcron.spool_lines import (
+    FILE,
+    LONGEST_FIRST,
+    PIECE,
+    SDCRON,
+    file_number,
+    parse_stored,
+    spool_file,
+    stored_line,
+    stored_pieces,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdcron.output import Patterns
+
+_LOOKED_AT = 256 * 1024
+"""Bytes of a line that are looked at as one when there is something to redact, as in output.py."""
+_MOST_SEARCH_SECONDS = 5.0
+"""How long all searches in one stream may take, as in output.py."""
+_OPEN_FILES = 64
+_ONLY_BEGUN = 100
+"""Bytes: a file that is no larger has no line of a job's yet."""
+_TOLD_AGAIN_US = 3_600_000_000
+_HIDDEN = REDACTED.encode()
+
+
+@dataclass(slots=True)
+class _Stream:
+    kind: bytes
+    held: bytearray = field(default_factory=bytearray)
+    """The beginning, or what is not stored of it, of a line whose end is to come."""
+    continues: bool = False
+    """Whether a piece of that line is stored."""
+    hidden: bool = False
+    """Whether the rest of that line is left out, as it is too long to be looked at."""
+    search_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Run:
+    job: str
+    run_id: bytes
+    patterns: Patterns
+    streams: dict[str, _Stream]
+    when_us: int
+
+
+@dataclass(slots=True)
+class _File:
+    descriptor: int
+    inode: int
+    size: int
+    whole: bool
+    """Whether its last byte ends a line."""
+
+
+class Spool:
+    """The output of all jobs below one directory. One process writes, and no method raises OSError.
+
+    What cannot be written is left out, and counted; the job's next line that can be is preceded by one that says so.
+    """
+
+    def __init__(self, directory: Path, keep_bytes: int) -> None:
+        """`keep_bytes` is what one job may take on disk, beside a single line that is larger than half of it."""
+        self._directory = directory
+        self.keep_bytes = keep_bytes
+        self._most_open = min(_OPEN_FILES, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 1))
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        """Those that are open, the one that was used last at the end."""
+        self._runs: dict[str, _Run] = {}
+        self._left_out: dict[str, tuple[int, str]] = {}
+        """By job: bytes of output, 0 if only words of sdcron's are missing, and why."""
+        self._told: dict[int | None, int] = {}
+        """When there was a note about an error."""
+        self._notes: list[str] = []
+
+    def _half(self) -> int:
+        return max(self.keep_bytes // 2, 1)
+
+    def begin(self, job: str, run_id: str, when_us: int, patterns: Patterns = ()) -> None:
+        """A run starts; `patterns` are blacked out in each of its lines before it is written.
+
+        `run_id` is made of letters, digits and `-`, at most 64.
+        """
+        run = self._runs[run_id] = _new_run(job, run_id, patterns, when_us)
+        self._look_again(job)
+        self._append(job, b"%d %b start 0 \n" % (max(when_us, 0), run.run_id), when_us)
+
+    def write(self, job: str, run_id: str, which: str, piece: bytes, when_us: int) -> None:
+        """The run printed `piece` to `which`, `stdout` or `stderr`. Whole lines are on disk on return."""
+        run = self._runs.get(run_id)
+        if run is None:
+            run = self._runs[run_id] = _new_run(job, run_id, (), when_us)
+        run.when_us = when_us
+        lines = _take(run, run.streams[which], piece)
+        if lines:
+            self._append(job, lines, when_us)
+
+    def say(self, job: str, text: str, when_us: int, run_id: str | None = None) -> None:
+        """Words of sdcron's own, about a run or about none."""
+        run = self._runs.get(run_id or "")
+        said = text.encode("utf-8", "backslashreplace")
+        if run is not None and run.patterns:
+            said = redact(said, run.patterns)
+        prefix = b"%d %b " % (max(when_us, 0), (run_id or "-").encode("ascii", "replace"))
+        pieces = [piece for line in said.split(b"\n") for piece in stored_pieces(prefix, SDCRON, line)]
+        self._append(job, b"".join(pieces), when_us)
+
+    def end(self, job: str, run_id: str, when_us: int, outcome_text: str) -> None:
+        """A run is over: its last lines, also those without an end, and `outcome` or `outcome: reason`."""
+        run = self._runs.pop(run_id, None) or _new_run(job, run_id, (), when_us)
+        run.when_us = when_us
+        said = outcome_text.replace("\n", " ").encode("utf-8", "backslashreplace")[:PIECE]
+        end = b"%d %b end %d %b\n" % (max(when_us, 0), run.run_id, len(said), said)
+        self._append(job, _rest(run) + end, when_us)
+
+    def forget(self, job: str) -> None:
+        """Remove all that is stored of a job."""
+        self._close(job)
+        self._left_out.pop(job, None)
+        current = spool_file(self._directory, job)
+        for path in (current, current + "~"):
+            try:
+                os.unlink(path)  # noqa: PTH108 - as all paths here
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._note(path, error, self._told.get(error.errno, 0))
+
+    def take_notes(self) -> tuple[str, ...]:
+        """What a user should know, since the last call, one line each; the same error once an hour at most."""
+        notes = tuple(self._notes)
+        self._notes.clear()
+        return notes
+
+    def close(self) -> None:
+        """Write the beginnings of lines whose ends did not come, and close all files."""
+        for run in self._runs.values():
+            if lines := _rest(run):
+                self._append(run.job, lines, run.when_us)
+        self._runs.clear()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close all files: others need the descriptors more. They are opened again when there is something to write."""
+        for job in list(self._files):
+            self._close(job)
+
+    def _append(self, job: str, lines: bytes, when_us: int) -> None:
+        """Write whole lines, in as many files as they need."""
+        at = 0
+        told = b""
+        if job in self._left_out:
+            told = _left_out_line(*self._left_out[job], when_us)
+            lines = told + lines
+        try:
+            file = self._opened(job)
+            if not file.whole:
+                lines = b"\n" + lines
+            while at < len(lines):
+                if not file.size:
+                    lines = lines[:at] + self._first_line(job, when_us) + lines[at:]
+                end = len(lines)
+                if file.size + end - at > self._half():
+                    end = lines.rfind(b"\n", at, max(at + self._half() - file.size, at)) + 1
+                    if not end and file.size > _ONLY_BEGUN:
+                        file = self._rotate(job)
+                        continue
+                    end = end or lines.index(b"\n", at) + 1
+                while at < end:
+                    written = os.write(file.descriptor, lines if end - at == len(lines) else lines[at:end])
+                    at += written
+                    file.size += written
+            file.whole = True
+        except OSError as error:
+            rest = lines[lines.rfind(b"\n", 0, at) + 1 :]
+            if told and told not in rest:
+                del self._left_out[job]
+            self._leave_out(job, rest, error, when_us)
+            return
+        if told:
+            del self._left_out[job]
+
+    def _leave_out(self, job: str, lines: bytes, error: OSError, when_us: int) -> None:
+        """Lines are not written. The file is closed: what is wrong with it may be over when it is opened again."""
+        self._close(job)
+        stored = [parse_stored(line) for line in lines.split(b"\n")]
+        lost = sum(
+            len(line.text) + (not line.goes_on) for line in stored if line and line.kind in (b"stdout", b"stderr")
+        )
+        self._left_out[job] = (self._left_out.get(job, (0, ""))[0] + lost, error.strerror or str(error))
+        for run in self._runs.values():
+            if run.job == job:
+                for stream in run.streams.values():
+                    stream.continues = False
+        self._note(spool_file(self._directory, job), error, when_us)
+
+    def _note(self, path: str, error: OSError, when_us: int) -> None:
+        before = self._told.get(error.errno)
+        if before is None or abs(when_us - before) >= _TOLD_AGAIN_US:
+            self._told[error.errno] = when_us
+            self._notes.append(
+                f"{path}: {error.strerror or error}: what jobs print is left out while it cannot be written"
+            )
+
+    def _opened(self, job: str) -> _File:
+        """The current file of a job, made if missing. Raises OSError."""
+        file = self._files.get(job)
+        if file is not None:
+            self._files.move_to_end(job)
+            return file
+        path = spool_file(self._directory, job)
+        try:
+            file = _open(path)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                self._make_directory()
+            elif error.errno in (errno.EMFILE, errno.ENFILE) and self._files:
+                self.let_go()
+            else:
+                raise
+            file = _open(path)
+        while len(self._files) >= self._most_open:
+            self._close(next(iter(self._files)))
+        self._files[job] = file
+        return file
+
+    def _make_directory(self) -> None:
+        make_directory(self._directory.parent)
+        self._directory.mkdir(exist_ok=True)
+        self._directory.chmod(0o750)  # whatever the umask
+
+    def _look_again(self, job: str) -> None:
+        """Let go of a file that somebody else moved, deleted or changed."""
+        file = self._files.get(job)
+        if file is None:
+            return
+        try:
+            there = os.stat(spool_file(self._directory, job))  # noqa: PTH116 - for each run: a Path takes longer
+        except OSError:
+            self._close(job)
+            return
+        if there.st_ino != file.inode or there.st_size != file.size:
+            self._close(job)
+
+    def _first_line(self, job: str, when_us: int) -> bytes:
+        before = 0
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with suppress(OSError):
+            descriptor = os.open(spool_file(self._directory, job) + "~", flags)
+            try:
+                before = file_number(os.pread(descriptor, LONGEST_FIRST, 0))
+            finally:
+                os.close(descriptor)
+        # Also where the older file is gone, or cannot be read, it is higher than any before.
+        number = before + 1 if before else max(when_us, 1)
+        return stored_line(b"%d - " % max(when_us, 0), FILE, b"%d" % number)
+
+    def _rotate(self, job: str) -> _File:
+        """Make the current file the older one, whose space becomes free, and begin a new one. Raises OSError."""
+        path = spool_file(self._directory, job)
+        os.replace(path, path + "~")  # noqa: PTH105 - as above
+        self._close(job)
+        return self._opened(job)
+
+    def _close(self, job: str) -> None:
+        file = self._files.pop(job, None)
+        if file is not None:
+            with suppress(OSError):
+                os.close(file.descriptor)
+
+
+def _open(path: str) -> _File:
+    """Open a job's file to append to it. Raises OSError."""
+    # O_NONBLOCK: a FIFO in the way makes nobody wait.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o640)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if not status.st_size and stat.S_IMODE(status.st_mode) != 0o640:
+            os.fchmod(descriptor, 0o640)  # whatever the umask
+        whole = not status.st_size or os.pread(descriptor, 1, status.st_size - 1) == b"\n"
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return _File(descriptor, status.st_ino, status.st_size, whole)
+
+
+def _new_run(job: str, run_id: str, patterns: Patterns, when_us: int) -> _Run:
+    streams = {"stdout": _Stream(b"stdout"), "stderr": _Stream(b"stderr")}
+    return _Run(job, run_id.encode("ascii", "replace"), patterns, streams, when_us)
+
+
+def _take(run: _Run, stream: _Stream, piece: bytes) -> bytes:
+    """The lines to store that the next bytes of a stream complete."""
+    held = stream.held
+    if b"\n" in piece:
+        *lines, rest = (bytes(held) + piece if held else piece).split(b"\n")
+        held[:] = rest
+    else:
+        lines = []
+        if not stream.hidden:
+            held += piece
+    if run.patterns:
+        if lines:
+            lines = [_redacted(run, stream, line) for line in lines]
+        if len(held) > _LOOKED_AT:
+            stream.hidden = True
+            held.clear()
+    return _stored(run, stream, lines)
+
+
+def _redacted(run: _Run, stream: _Stream, line: bytes) -> bytes:
+    """A whole line as it may be written."""
+    if stream.hidden or len(line) > _LOOKED_AT or stream.search_seconds > _MOST_SEARCH_SECONDS:
+        stream.hidden = False
+        return _HIDDEN
+    began = time.monotonic()
+    line = redact(line, run.patterns)
+    stream.search_seconds += time.monotonic() - began
+    return line
+
+
+def _stored(run: _Run, stream: _Stream, lines: list[bytes]) -> bytes:
+    """Whole lines, and what is too long to be held back, as lines to store."""
+    prefix = b"%d %b " % (max(run.when_us, 0), run.run_id)
+    pieces = []
+    if lines:
+        if stream.continues or max(map(len, lines)) > PIECE:
+            pieces = stored_pieces(prefix, stream.kind, lines[0], continues=stream.continues)
+            stream.continues = False
+            for line in lines[1:]:
+                pieces += stored_pieces(prefix, stream.kind, line)
+        else:
+            prefix_of_all = b"%b%b " % (prefix, stream.kind)
+            pieces = [b"%b%d %b\n" % (prefix_of_all, len(line), line) for line in lines]
+    if len(stream.held) > PIECE and not run.patterns:
+        now = (len(stream.held) - 1) // PIECE * PIECE
+        begun = bytes(stream.held[:now])
+        pieces += stored_pieces(prefix, stream.kind, begun, continues=stream.continues, goes_on=True)
+        del stream.held[:now]
+        stream.continues = True
+    return b"".join(pieces)
+
+
+def _rest(run: _Run) -> bytes:
+    """What is held back of a run, as lines to store."""
+    rest = b""
+    for stream in run.streams.values():
+        if stream.held or stream.hidden or stream.continues:
+            line = bytes(stream.held)
+            stream.held.clear()
+            rest += _stored(run, stream, [_redacted(run, stream, line) if run.patterns else line])
+    return rest
+
+
+def _left_out_line(count: int, cause: str, when_us: int) -> bytes:
+    what = f"{count} bytes" if count else "lines of sdcron's"
+    text = f"[… {what} left out, which could not be written: {cause}]"
+    return stored_line(b"%d - " % max(when_us, 0), SDCRON, text.encode("utf-8", "backslashreplace"))
