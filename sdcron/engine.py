@@ -283,6 +283,8 @@ class Engine:
             self.book.spool.say(run.job, active.said, self._clock.wall_us(), run.run_id)
         run.ended_us = max(self._clock.wall_us(), run.started_us or 0)
         self.book.close(run, active.job)
+        if not self.active:
+            self._processes.end_strays()
 
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""

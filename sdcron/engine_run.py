@@ -84,6 +84,9 @@ class Processes(Protocol):
     def kill(self, pid: int, run_id: str) -> None:
         """SIGKILL for all of a run."""
 
+    def end_strays(self) -> None:
+        """Once no run is on: kill what runs have left without a trace of whose it is."""
+
     def tidy(self, run_id: str) -> None:
         """Remove what was made for the run alone."""
 

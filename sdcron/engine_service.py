@@ -10,6 +10,7 @@ import gc
 import os
 import resource
 import signal
+import sys
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,13 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         service.engine.watch(signals.descriptor)
         tell(f"{len(service.engine.agenda)} jobs; the engine runs")
         service.run(requests, signals)
+
+
+def tell(text: str) -> None:
+    """A line on stderr, for whoever keeps what a container or a service says; that nobody does ends no engine."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"sdcron: {text}\n")
+        sys.stderr.flush()
 
 
 def _taken(place: Place, error: LockHeldError) -> LockHeldError:
@@ -215,6 +223,9 @@ class _Service:
         self._load(starting=True)
         self.book.take_over(open_runs)
         self.book.keep()
+        # What is there by now stays: no need to look through it again and again.
+        gc.collect()
+        gc.freeze()
         give_back_heap()
 
     def _load(self, *, starting: bool = False) -> None:
@@ -234,12 +245,12 @@ class _Service:
 
     def reload(self) -> None:
         """Take up job files and what is applied; what is wrong is told, and all stays as it was."""
-        zone, self._zone = self._zone, local_timezone(self._place.paths.root)
-        self._machine = machine_id(self._place.paths.root)
         self._parsed.clear()
-        if zone != self._zone:
-            self.engine.agenda.zone_was_set(self._clock.wall_us())
         try:
+            zone, self._zone = self._zone, local_timezone(self._place.paths.root)
+            self._machine = machine_id(self._place.paths.root)
+            if zone != self._zone:
+                self.engine.agenda.zone_was_set(self._clock.wall_us())
             settings = read_settings(self._place.paths.config_file)
             self._keeper.use(settings)
             self.book.spool.keep_bytes = settings.job_output
@@ -314,6 +325,8 @@ class _Service:
 
     def _start(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
         name = str(request.get("job"))
+        if self.engine.ending:
+            return {"error": "the engine is ending", "hint": "start it again first"}
         try:
             # None: it runs already.
             return {"run_id": self.engine.start_by_hand(name)}
@@ -343,7 +356,10 @@ class _Service:
         return {"run_ids": self.engine.stop(name, kill=bool(request.get("kill")))}
 
     def _reload_asked(self, *_: object) -> dict[str, Any]:
-        self._load()
+        try:
+            self._load()
+        except SdcronError as error:
+            return {"error": error.message, "hint": error.hint}
         return {"jobs": len(self.engine.agenda)}
 
 

@@ -27,6 +27,8 @@ ANSWER_SECONDS = 15.0
 _NAME = "control"
 _LONGEST_REQUEST = 65536
 _CONNECTIONS = 200
+_SENDING = 20
+"""Replies that are larger than what a socket takes at once, and not read yet."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -36,32 +38,53 @@ class Connection:
 
     socket: socket.socket
     uid: int
+    send_later: Callable[[Connection], object]
     heard: bytearray = field(default_factory=bytearray)
+    rest: bytes = b""
+    """What of the reply is still to be sent."""
 
     def answer(self, reply: dict[str, Any]) -> None:
-        """Send the reply, and hang up."""
-        with suppress(OSError), closing(self.socket):
-            # A reply of many jobs is larger than what the socket takes at once.
-            self.socket.settimeout(2.0)
-            self.socket.sendall(json.dumps(reply).encode() + b"\n")
+        """Send the reply, and hang up; nobody is waited for who does not read it."""
+        self.rest = json.dumps(reply).encode() + b"\n"
+        if not self.send():
+            self.send_later(self)
+
+    def send(self) -> bool:
+        """Send what the socket takes; whether that was all, or nobody is there any more."""
+        try:
+            self.rest = self.rest[self.socket.send(self.rest) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.rest = b""
+        if not self.rest:
+            self.socket.close()
+        return not self.rest
 
 
 class Requests:
-    """The engine's end. `watch` and `unwatch` have its loop look at a descriptor."""
+    """The engine's end. `watch` and `unwatch` have its loop look at a descriptor, to read there or to write."""
 
     def __init__(
-        self, listener: socket.socket, watch: Callable[[int], object], unwatch: Callable[[int], object]
+        self, listener: socket.socket, watch: Callable[[int, bool], object], unwatch: Callable[[int], object]
     ) -> None:
         self._listener = listener
         self._watch = watch
         self._unwatch = unwatch
         self._connections: dict[int, Connection] = {}
-        watch(listener.fileno())
+        self._sending: dict[int, Connection] = {}
+        # Where no more files can be opened it is closed for whoever asks: else he would be heard of again and again.
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        watch(listener.fileno(), False)  # noqa: FBT003 - to read
 
     def take(self, descriptor: int) -> tuple[dict[str, Any], Connection] | None:
         """What has come at a descriptor: a whole request, or nothing yet."""
         if descriptor == self._listener.fileno():
             self._accept()
+            return None
+        if descriptor in self._sending:
+            if self._sending[descriptor].send():
+                self._sent(descriptor)
             return None
         connection = self._connections.get(descriptor)
         if connection is None:
@@ -86,20 +109,51 @@ class Requests:
         return request, connection
 
     def _accept(self) -> None:
+        try:
+            accepted = self._accepted()
+        except OSError:  # whoever it was has gone
+            return
+        if accepted is None:
+            return
+        if len(self._connections) >= min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8):
+            # Whoever has said nothing for longest.
+            oldest = next(iter(self._connections))
+            silent = self._connections[oldest]
+            self._let_go(oldest)
+            silent.socket.close()
+        accepted.setblocking(False)
+        _, uid, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        self._connections[accepted.fileno()] = Connection(accepted, uid, self._send_later)
+        self._watch(accepted.fileno(), False)  # noqa: FBT003 - to read
+
+    def _accepted(self) -> socket.socket | None:
+        """Who asks; None if no more files can be opened, and he was sent away. Raises OSError."""
+        try:
+            return self._listener.accept()[0]
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare < 0:
+                raise
+        os.close(self._spare)
+        self._spare = -1
         with suppress(OSError):
-            accepted, _ = self._listener.accept()
-            if len(self._connections) >= min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8):
-                # Whoever has said nothing for longest.
-                oldest = next(iter(self._connections))
-                silent = self._connections[oldest]
-                self._let_go(oldest)
-                silent.socket.close()
-            accepted.setblocking(False)
-            _, uid, _ = _CREDENTIALS.unpack(
-                accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            )
-            self._connections[accepted.fileno()] = Connection(accepted, uid)
-            self._watch(accepted.fileno())
+            self._listener.accept()[0].close()
+        with suppress(OSError):
+            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return None
+
+    def _send_later(self, connection: Connection) -> None:
+        """Send the rest of a reply when it is read."""
+        if len(self._sending) >= _SENDING:
+            oldest = next(iter(self._sending))
+            silent = self._sending[oldest]
+            self._sent(oldest)
+            silent.socket.close()
+        self._sending[connection.socket.fileno()] = connection
+        self._watch(connection.socket.fileno(), True)  # noqa: FBT003 - to write
+
+    def _sent(self, descriptor: int) -> None:
+        self._unwatch(descriptor)
+        del self._sending[descriptor]
 
     def _let_go(self, descriptor: int) -> None:
         self._unwatch(descriptor)
@@ -110,7 +164,12 @@ class Requests:
         for descriptor, connection in list(self._connections.items()):
             self._let_go(descriptor)
             connection.socket.close()
+        for descriptor, connection in list(self._sending.items()):
+            self._sent(descriptor)
+            connection.socket.close()
         self._unwatch(self._listener.fileno())
+        if self._spare >= 0:
+            os.close(self._spare)
 
 
 @contextmanager
@@ -139,7 +198,7 @@ def ask(directory: Path, request: dict[str, Any], seconds: float | None = ANSWER
         connection.settimeout(seconds)
         try:
             with _near(directory) as near:
-                connection.connect(near)
+                _connect(connection, near, seconds)
         except PermissionError as error:
             raise BackendError(f"no permission to ask the engine in {directory}", "run it as root (sudo)") from error
         except OSError:
@@ -162,6 +221,20 @@ def ask(directory: Path, request: dict[str, Any], seconds: float | None = ANSWER
     if "error" in found:
         raise BackendError(str(found["error"]), str(found.get("hint", "")))
     return found
+
+
+def _connect(connection: socket.socket, address: str, seconds: float | None) -> None:
+    """Connect, as soon as the engine has room for one more who asks. Raises OSError."""
+    deadline = time.monotonic() + seconds if seconds is not None else None
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _line(connection: socket.socket) -> bytes:

@@ -10,29 +10,36 @@ import time
 from typing import TYPE_CHECKING
 
 from sdcron.apply import apply_lock
-from sdcron.errors import JobFileError, SdcronError
+from sdcron.errors import JobFileError, LockHeldError, SdcronError
 from sdcron.folders import read_folders
 from sdcron.jobfile import read_file
-from sdcron.jobset import find_files
+from sdcron.jobset import JobPaths, find_files
 from sdcron.local_jobs import LocalJob, carried_out, compile_local, read_local, write_local
-from sdcron.local_operations import applied_to_systemd, problems_of
+from sdcron.local_operations import applied_to_systemd, problems_of, systemd_names
 from sdcron.operations import file_context
 from sdcron.plan import Known, make_plan
 from sdcron.record import look
+from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from sdcron.errors import Problem
     from sdcron.job import Job
     from sdcron.place import Place
     from sdcron.record import Look
+    from sdcron.units import CompiledJob
 
 _LOCK_SECONDS = 30.0
+"""How long an engine that begins waits for an apply; one that runs waits for nobody, and looks again."""
+_AGAIN_SECONDS = 30.0
+"""When it is tried again to apply what could not be."""
 _SHORTEST_SECONDS = 1.0
 _SHARE = 1000
 """Looking takes at most this part of the time."""
+_DEPTH = 3
+"""Folders, `at` folders in them, scripts."""
 
 
 class Followed:
@@ -47,6 +54,10 @@ class Followed:
         self._tell = tell
         self._seen: dict[str, Look | None] | None = None
         self._told: set[str] = set()
+        """What was wrong when the files were taken up last; what is wrong again after it was mended is told again."""
+        self._found: set[str] = set()
+        """What is wrong now."""
+        self._gone = ""
         self._look_at = 0.0
 
     def __bool__(self) -> bool:
@@ -61,48 +72,74 @@ class Followed:
         try:
             seen = self._look()
         except SdcronError as error:
-            self._tell_once(f"{error.message}; {error.hint}")
+            if self._gone != error.message:
+                self._gone = error.message
+                self._tell(f"{error.message}; {error.hint}")
             return False
         finally:
             ended = time.monotonic()
             self._look_at = ended + max(_SHORTEST_SECONDS, (ended - began) * _SHARE)
+        self._gone = ""
         return seen != self._seen
 
     def take_up(self) -> None:
-        """Apply what the files say now. Raises SdcronError for paths that are not there, OSError."""
-        self._seen = self._look()
+        """Apply what the files say now.
+
+        The first time it raises SdcronError, as for paths that are not there, and OSError. Later what cannot be
+        applied is told, all stays as it was, and `changed` has it tried again.
+        """
+        if self._seen is None:
+            self._seen = self._taken_up(_LOCK_SECONDS)
+            return
+        self._found = set()
+        try:
+            self._seen = self._taken_up(0.0)
+        except LockHeldError:
+            # Who holds it may wait for the engine: nobody is kept waiting here.
+            return
+        except SdcronError as error:
+            self._tell_once(f"{error.message}; {error.hint}")
+            self._look_at = time.monotonic() + _AGAIN_SECONDS
+        except OSError as error:
+            self._tell_once(f"{error.filename}: {error.strerror}")
+            self._look_at = time.monotonic() + _AGAIN_SECONDS
+        self._told = self._found
+
+    def _taken_up(self, lock_seconds: float) -> dict[str, Look | None]:
+        """Apply; how the files looked. Raises SdcronError, OSError."""
+        seen = self._look()
         context = file_context(self._place)
         jobs: list[Job] = []
         problems: list[Problem] = []
         bad: set[str] = set()
-        found = find_files(self._paths) if self._paths else None
-        for source, file in found.chosen.items() if found is not None else ():
+        found = find_files(self._paths) if self._paths else JobPaths({})
+        for source, file in found.chosen.items():
             read, wrong = read_file(file, context)
             jobs += read
             problems += wrong
             if wrong:
                 bad.add(source)
-        directories = list(found.directories) if found is not None else []
+        directories = [*found.directories]
+        base = ""
         if self._folders is not None:
             of_folders = read_folders(self._folders, context)
             jobs += of_folders.jobs
             problems += of_folders.problems
-            directories += {os.path.dirname(job.source.path) for job in of_folders.jobs}  # noqa: PTH120 - as in Job
-        self._apply(jobs, problems, bad, directories, found.files if found is not None else ())
+            # All of them belong to it, so that the last script of a folder takes its job with it.
+            base = os.path.realpath(self._folders)
+            directories.append(base)
+        compiled = self._compiled(jobs, problems, bad, base)
+        with apply_lock(self._place.paths, lock_seconds):
+            self._apply(compiled, bad, directories, found.files)
+        return seen
 
-    def _apply(
-        self,
-        jobs: list[Job],
-        problems: list[Problem],
-        bad: set[str],
-        directories: Sequence[str],
-        files: Iterable[str],
-    ) -> None:
-        paths = self._place.paths
+    def _compiled(self, jobs: list[Job], problems: list[Problem], bad: set[str], base: str) -> list[CompiledJob]:
+        """The jobs that can be applied, each name once; the files of others are added to `bad`."""
         chosen: dict[str, Job] = {}
         impossible = problems_of(jobs, user=self._place.user)
-        problems += impossible
         refused = {problem.path for problem in impossible}
+        for problem in (*problems, *impossible):
+            self._tell_once(f"{problem}; {problem.hint}" if problem.hint else str(problem))
         for job in jobs:
             if job.source.shown in refused:
                 bad.add(job.source.path)
@@ -111,40 +148,78 @@ class Followed:
                 self._tell_once(f"{job.source.shown}: the job name '{job.name}' is taken already, by {other}")
             else:
                 chosen[job.name] = job
-        for problem in problems:
-            self._tell_once(f"{problem}; {problem.hint}" if problem.hint else str(problem))
-        with apply_lock(paths, _LOCK_SECONDS):
-            before = read_local(paths)
-            compiled = [compile_local(job, os.path.dirname(job.source.path)) for job in chosen.values()]  # noqa: PTH120
-            for clash in applied_to_systemd(paths, compiled):
-                self._tell_once(f"{clash.message}; {clash.hint}")
-                compiled = [job for job in compiled if job.source != clash.path]
-            # What a bad file said before goes on.
-            kept = {name for name, job in before.items() if job.source in bad and name not in chosen}
-            others = {name: job for name, job in before.items() if name not in kept}
-            try:
-                plan = make_plan(compiled, Known(others), None, directories=directories, files=frozenset(files))
-            except JobFileError as error:
-                for problem in error.problems:
-                    self._tell_once(f"{problem}; {problem.hint}")
-                taken = {problem.path for problem in error.problems}
-                compiled = [job for job in compiled if job.source not in taken]
-                plan = make_plan(compiled, Known(others), None, directories=directories, files=frozenset(files))
-            after: dict[str, LocalJob] = carried_out(plan, before, time.time_ns() // 1000)
-            if plan or not before:
-                write_local(paths, after.values())
+        compiled = []
+        for job in chosen.values():
+            directory = os.path.dirname(job.source.path)  # noqa: PTH120 - as in Job
+            is_script = base and job.source.path.startswith(f"{base.rstrip('/')}/") and directory != base
+            compiled.append(compile_local(job, base if is_script else directory))
+        return compiled
+
+    def _apply(
+        self, compiled: list[CompiledJob], bad: set[str], directories: Collection[str], files: Collection[str]
+    ) -> None:
+        paths = self._place.paths
+        before = read_local(paths)
+        for clash in applied_to_systemd(paths, compiled):
+            self._tell_once(f"{clash.message}; {clash.hint}")
+        of_systemd = systemd_names(paths)
+        compiled = [job for job in compiled if service_name(job.name) not in of_systemd]
+        names = {job.name for job in compiled}
+        # What a bad file said before goes on.
+        kept = {
+            name
+            for name, job in before.items()
+            if job.source in bad and name not in names and service_name(name) not in of_systemd
+        }
+        known = Known({name: job for name, job in before.items() if name not in kept})
+        try:
+            plan = make_plan(compiled, known, None, directories=directories, files=files)
+        except JobFileError as error:
+            for problem in error.problems:
+                self._tell_once(f"{problem.message}; {problem.hint}")
+            compiled = [job for job in compiled if not _is_anothers(job, known, directories, files)]
+            plan = make_plan(compiled, known, None, directories=directories, files=files)
+        after: dict[str, LocalJob] = carried_out(plan, before, time.time_ns() // 1000)
+        if plan or not before:
+            write_local(paths, after.values())
 
     def _look(self) -> dict[str, Look | None]:
         seen: dict[str, Look | None] = {}
         if self._paths:
             seen |= {path: look(path) for path in find_files(self._paths).chosen}
         if self._folders is not None:
-            for directory, names, files in os.walk(self._folders):
-                names.sort()
-                seen |= {f"{directory}/{name}": look(f"{directory}/{name}") for name in (*names, *files)}
+            _look_into(str(self._folders), seen, _DEPTH)
         return seen
 
     def _tell_once(self, text: str) -> None:
+        self._found.add(text)
         if text not in self._told:
             self._told.add(text)
             self._tell(text)
+
+
+def _is_anothers(job: CompiledJob, known: Known, directories: Collection[str], files: Collection[str]) -> bool:
+    try:
+        make_plan(
+            [job],
+            Known({name: known.jobs[name] for name in (job.name,) if name in known.jobs}),
+            None,
+            directories=directories,
+            files=files,
+        )
+    except JobFileError:
+        return True
+    return False
+
+
+def _look_into(directory: str, seen: dict[str, Look | None], depth: int) -> None:
+    """How all looks that lies in a directory, also behind links; what begins with a dot is nothing of its."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208
+    except OSError:
+        return
+    for name in names:
+        path = f"{directory}/{name}"
+        seen[path] = look(path)
+        if depth > 1:
+            _look_into(path, seen, depth - 1)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the file; the first line says it."""
+_LAST_US = 1 << 53
+"""No moment in it is later: in the year 2255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +189,23 @@ def read_local(paths: Paths) -> dict[str, LocalJob]:
             if number == 1:
                 _check_head(path, json.loads(line))
                 continue
-            name, directory, source, since_us, text = json.loads(line)
-            jobs[name] = LocalJob(name, directory, source, since_us, text)
-        except (ValueError, TypeError) as error:
+            jobs |= _job_of_line(line)
+        except (ValueError, TypeError, RecursionError) as error:
             raise SdcronError(f"{path} is damaged in line {number}", _anew(path)) from error
+    if not lines:
+        # Nobody writes such a file: no job is lost without a word.
+        raise SdcronError(f"{path} is damaged: it is empty", _anew(path))
     return jobs
+
+
+def _job_of_line(line: str) -> dict[str, LocalJob]:
+    """Raises ValueError, TypeError, RecursionError."""
+    name, directory, source, since_us, text = json.loads(line)
+    if any(type(word) is not str for word in (name, directory, source, text)) or type(since_us) is not int:
+        raise ValueError("not a job")
+    if not 0 <= since_us <= _LAST_US:
+        raise ValueError("not a moment")
+    return {name: LocalJob(name, directory, source, since_us, text)}
 
 
 def _anew(path: Path) -> str:
@@ -208,7 +222,8 @@ def write_local(paths: Paths, jobs: Iterable[LocalJob], files: Files | None = No
     """Replace what is applied, in one step. Raises OSError."""
     lines = [json.dumps({"sdcron_jobs": FORMAT})]
     lines += [
-        json.dumps([job.name, job.directory, job.source, job.since_us, job.text], ensure_ascii=False)
+        # In ASCII: a path may hold bytes that are not UTF-8.
+        json.dumps([job.name, job.directory, job.source, job.since_us, job.text])
         for job in sorted(jobs, key=lambda job: job.name)
     ]
     # What jobs are called with is nobody else's business.
@@ -225,10 +240,17 @@ def carried_out(plan: Plan, jobs: Mapping[str, LocalJob], now_us: int) -> dict[s
         job = change.after
         text = job.units[0].text
         before = jobs.get(change.name)
-        same_times = before is not None and timing_of(before.text) == timing_of(text)
-        since_us = before.since_us if before is not None and same_times else now_us
+        since_us = before.since_us if before is not None and _same_times(before.text, text) else now_us
         after[change.name] = LocalJob(change.name, job.directory, job.source, since_us, text)
     return after
+
+
+def _same_times(before: str, after: str) -> bool:
+    """Whether two texts have the same times; what cannot be read any more has none."""
+    try:
+        return timing_of(before) == timing_of(after)
+    except ValueError:
+        return False
 
 
 def local_job_of(job: LocalJob, zone: str, seed: str) -> Job:

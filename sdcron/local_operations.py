@@ -60,9 +60,7 @@ def known_jobs(paths: Paths) -> Known:
 
 def applied_to_systemd(paths: Paths, jobs: Sequence[CompiledJob]) -> tuple[Problem, ...]:
     """A problem for each job that systemd runs already in this scope: it would run twice."""
-    if not paths.unit_dir.is_dir():
-        return ()
-    names = {entry for entry in os.listdir(paths.unit_dir) if entry.startswith(PREFIX)}  # noqa: PTH208 - of 60,000
+    names = systemd_names(paths)
     option = " --user" if paths.scope is Scope.USER else ""
     return tuple(
         Problem(
@@ -72,6 +70,13 @@ def applied_to_systemd(paths: Paths, jobs: Sequence[CompiledJob]) -> tuple[Probl
         for job in jobs
         if service_name(job.name) in names
     )  # fmt: skip
+
+
+def systemd_names(paths: Paths) -> frozenset[str]:
+    """What sdcron's units in this scope are called."""
+    if not paths.unit_dir.is_dir():
+        return frozenset()
+    return frozenset(entry for entry in os.listdir(paths.unit_dir) if entry.startswith(PREFIX))  # noqa: PTH208 - 60,000
 
 
 class LocalApplier:

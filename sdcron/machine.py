@@ -35,16 +35,20 @@ def local_timezone(root: Path = Path("/")) -> str:
 
 
 def _linked_zone(link: Path, root: Path) -> str:
-    """What a link names below zoneinfo/, perhaps by way of others: Ubuntu Core's goes through /etc/writable.
+    """What a link names below zoneinfo/, perhaps by way of others (Ubuntu Core's goes through /etc/writable), or "".
 
-    Raises OSError: for what is no link, or none to a zone.
+    Raises OSError for what is no link itself.
     """
+    target = str(link.readlink())
     for _ in range(_LINKS):
-        target = str(link.readlink())
         _, found, name = target.partition("zoneinfo/")
         if found:
             return name
         link = root / target.lstrip("/") if target.startswith("/") else link.parent / target
+        try:
+            target = str(link.readlink())
+        except OSError:
+            break
     return ""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,11 @@ def make_place(
     if backend == "local" or (backend == "auto" and automatic):
         if transient:
             raise UsageError("--transient units live in a running systemd", "leave --transient away")
-        return Place(paths.of_engine())
+        paths = paths.of_engine()
+        if user and not paths.runtime_dir.parent.is_dir():
+            # Nobody has logged in, as in a container: there is no directory of the user's that a reboot empties.
+            paths = replace(paths, runtime_dir=paths.state_dir / "run")
+        return Place(paths)
     if transient and elsewhere:
         raise UsageError("--transient units live in a running systemd", "leave --root away")
     if elsewhere:

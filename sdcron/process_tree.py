@@ -84,12 +84,26 @@ def strays(runs: Mapping[Run, int], running: Mapping[int, Run]) -> set[Process]:
     Such have changed both their session and their environment, or nobody may read that. Once no run is left they are
     nobody's; as long as one goes on, they may be of it.
     """
+    return _strays(runs, running, _let_live)
+
+
+def kill_strays() -> set[Process]:
+    """SIGKILL for all of them when there is no run; returns those that have not ended yet.
+
+    Not by PID 1, whose children may be anybody's, as of those who look into a container.
+    """
+    if os.getpid() == 1:
+        return set()
+    return _kill(lambda visit: _strays({}, {}, visit))
+
+
+def _strays(runs: Mapping[Run, int], running: Mapping[int, Run], visit: Visit) -> set[Process]:
     own, found = os.getpid(), set[Process]()
     view, children = _view()
     for pid in children:
         process = None if pid in running else _look(pid)
         if process is not None and process.parent == own and _run_of(process, runs, running) is None:
-            _descend(view, process, found, _let_live)
+            _descend(view, process, found, visit)
     return found
 
 

@@ -91,6 +91,11 @@ class Processes:
         if runs:
             process_tree.kill_survivors(runs)
 
+    def end_strays(self) -> None:
+        """Once no run is on: kill what runs have left that changed session and environment, and lost their parents."""
+        if not self._running:
+            process_tree.kill_strays()
+
     def tidy(self, run_id: str) -> None:
         """Remove what was made for the run alone."""
         with suppress(OSError):

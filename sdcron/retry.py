@@ -50,7 +50,7 @@ _HANDLER = (
 _LAST_WORD = (
     "PATH=/usr/bin:/bin; case $SERVICE_RESULT in",
     'success|exec-condition) rm -f "$2";;',
-    '*) case "$(SYSTEMCTL list-jobs --no-legend "$1")" in *" stop "*|*restart*)',
+    '*) case "$(SYSTEMCTL list-jobs --no-legend "$1")" in *" stop "*|*" restart "*)',
     'mkdir -p "${2%/*}" && echo "stopped $INVOCATION_ID" >"$2";; esac;; esac',
 )
 

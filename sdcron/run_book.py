@@ -63,6 +63,8 @@ class RunBook:
         self.open: dict[str, OpenRun] = {}
         """By run id."""
         self._closed: list[Run] = []
+        self._ends: list[tuple[Run, int, str]] = []
+        """Records that are not kept yet, when they were made, and what is to be said of the retry."""
         self._fresh: dict[str, tuple[str, str]] = {}
         """Job and state of runs that are new, or have changed, by id."""
         self._grown: set[str] = set()
@@ -150,11 +152,8 @@ class RunBook:
         self.open.pop(run.run_id, None)
         self._fresh.pop(run.run_id, None)
         self._grown.discard(run.run_id)
-        text = f"{record.outcome}: {record.reason}" if record.reason else str(record.outcome)
-        self.spool.end(record.job, record.run_id, now_us, text)
-        words = self._plan_retry(run, record, job, now_us)
-        if words:
-            self.spool.say(run.job, words, now_us, run.run_id)
+        # Told once the record is kept: whoever follows the output asks for it then.
+        self._ends.append((record, now_us, self._plan_retry(run, record, job, now_us)))
 
     def _plan_retry(self, run: OpenRun, record: Run, job: Job | None, now_us: int) -> str:
         """Have a failed run followed by its retry; what is to be said of it. The words are retry.py's."""
@@ -190,6 +189,12 @@ class RunBook:
         closed, self._closed = self._closed, []
         fresh, self._fresh = self._fresh, {}
         self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes()))
+        ends, self._ends = self._ends, []
+        for record, when_us, words in ends:
+            text = f"{record.outcome}: {record.reason}" if record.reason else str(record.outcome)
+            self.spool.end(record.job, record.run_id, when_us, text)
+            if words:
+                self.spool.say(record.job, words, when_us, record.run_id)
         for record in closed:
             for hear in self.on_end:
                 hear(record)

@@ -56,6 +56,17 @@ def test_a_copy_of_a_zone_without_a_name_is_never_taken_for_utc(name: bytes | No
     assert "timedatectl set-timezone ZONE" in raised.value.hint
 
 
+def test_a_zone_is_found_through_other_links_as_ubuntu_core_has_them(etc: Path) -> None:
+    (etc / "writable").mkdir()
+    (etc / "localtime").symlink_to("/etc/writable/localtime")
+    (etc / "writable/localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+    assert local_timezone(etc.parent) == "Europe/Berlin"
+    (etc / "writable/localtime").unlink()
+    (etc / "writable/localtime").symlink_to("localtime")
+    with pytest.raises(SdcronError, match="has no name"):
+        local_timezone(etc.parent)
+
+
 def test_a_link_to_no_zone_is_never_taken_for_utc(etc: Path) -> None:
     (etc / "localtime").symlink_to("/etc/somewhere")
     with pytest.raises(SdcronError, match="has no name"):

@@ -95,7 +95,6 @@ def engine(
 
     Example: sdcron engine /etc/sdcron/jobs
     """
-    from sdcron import engine_service, render
+    from sdcron import engine_service
 
-    place = place_of(user, root, "local")
-    engine_service.serve(place, paths or [], folders, lambda text: render.note(f"sdcron: {text}"))
+    engine_service.serve(place_of(user, root, "local"), paths or [], folders, engine_service.tell)
