@@ -111,9 +111,9 @@ class Engine:
 
     # The loop
 
-    def watch(self, descriptor: int) -> None:
-        """Have `step` return when there is something to read at a descriptor that is not the engine's."""
-        self._poll.register(descriptor, select.EPOLLIN)
+    def watch(self, descriptor: int, to_write: bool = False) -> None:
+        """Have `step` return when a descriptor that is not the engine's can be read from, or written to."""
+        self._poll.register(descriptor, select.EPOLLOUT if to_write else select.EPOLLIN)
 
     def unwatch(self, descriptor: int) -> None:
         """The inverse."""

@@ -22,7 +22,6 @@ from sdcron.engine import Engine
 from sdcron.engine_keep import Keeper
 from sdcron.engine_socket import Connection, Requests, ask, listening
 from sdcron.errors import LockHeldError, SdcronError
-from sdcron.followed import Followed
 from sdcron.job_text import timing_of
 from sdcron.local_jobs import LocalJob, local_job_of, read_local, schedule_of
 from sdcron.machine import local_timezone, machine_id
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from sdcron.followed import Followed
     from sdcron.job import Job
     from sdcron.place import Place
     from sdcron.runs import Run
@@ -62,7 +62,7 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         except LockHeldError as error:
             raise _taken(place, error) from error
         signals = stack.enter_context(_Signals())
-        followed = Followed(place, files, folders, tell)
+        followed = _followed(place, files, folders, tell)
         service = _Service(place, keeper, followed, tell, settings.concurrency, settings.job_output)
         stack.callback(service.engine.close)
         become_reaper()
@@ -73,6 +73,17 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         service.engine.watch(signals.descriptor)
         tell(f"{len(service.engine.agenda)} jobs; the engine runs")
         service.run(requests, signals)
+
+
+def _followed(
+    place: Place, files: Sequence[Path], folders: Path | None, tell: Callable[[str], object]
+) -> Followed | None:
+    """What is to be followed; what reads job files is loaded only for that."""
+    if not files and folders is None:
+        return None
+    from sdcron.followed import Followed
+
+    return Followed(place, files, folders, tell)
 
 
 def tell(text: str) -> None:
@@ -144,7 +155,7 @@ class _Service:
         self,
         place: Place,
         keeper: Keeper,
-        followed: Followed,
+        followed: Followed | None,
         tell: Callable[[str], object],
         concurrency: int,
         output_bytes: int,

@@ -6,12 +6,14 @@ kernel says who asks (SO_PEERCRED, unix(7)).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import socket
 import struct
-from contextlib import closing, contextmanager, suppress
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,9 @@ class Connection:
     def answer(self, reply: dict[str, Any]) -> None:
         """Send the reply, and hang up; nobody is waited for who does not read it."""
         self.rest = json.dumps(reply).encode() + b"\n"
-        if not self.send():
+        if self.send():
+            self.socket.close()
+        else:
             self.send_later(self)
 
     def send(self) -> bool:
@@ -57,8 +61,6 @@ class Connection:
             return False
         except OSError:
             self.rest = b""
-        if not self.rest:
-            self.socket.close()
         return not self.rest
 
 
@@ -75,7 +77,7 @@ class Requests:
         self._sending: dict[int, Connection] = {}
         # Where no more files can be opened it is closed for whoever asks: else he would be heard of again and again.
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        watch(listener.fileno(), False)  # noqa: FBT003 - to read
+        watch(listener.fileno(), False)
 
     def take(self, descriptor: int) -> tuple[dict[str, Any], Connection] | None:
         """What has come at a descriptor: a whole request, or nothing yet."""
@@ -84,7 +86,7 @@ class Requests:
             return None
         if descriptor in self._sending:
             if self._sending[descriptor].send():
-                self._sent(descriptor)
+                self._let_go_of_reader(descriptor)
             return None
         connection = self._connections.get(descriptor)
         if connection is None:
@@ -124,7 +126,7 @@ class Requests:
         accepted.setblocking(False)
         _, uid, _ = _CREDENTIALS.unpack(accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         self._connections[accepted.fileno()] = Connection(accepted, uid, self._send_later)
-        self._watch(accepted.fileno(), False)  # noqa: FBT003 - to read
+        self._watch(accepted.fileno(), False)
 
     def _accepted(self) -> socket.socket | None:
         """Who asks; None if no more files can be opened, and he was sent away. Raises OSError."""
@@ -144,16 +146,13 @@ class Requests:
     def _send_later(self, connection: Connection) -> None:
         """Send the rest of a reply when it is read."""
         if len(self._sending) >= _SENDING:
-            oldest = next(iter(self._sending))
-            silent = self._sending[oldest]
-            self._sent(oldest)
-            silent.socket.close()
+            self._let_go_of_reader(next(iter(self._sending)))
         self._sending[connection.socket.fileno()] = connection
-        self._watch(connection.socket.fileno(), True)  # noqa: FBT003 - to write
+        self._watch(connection.socket.fileno(), True)
 
-    def _sent(self, descriptor: int) -> None:
+    def _let_go_of_reader(self, descriptor: int) -> None:
         self._unwatch(descriptor)
-        del self._sending[descriptor]
+        self._sending.pop(descriptor).socket.close()
 
     def _let_go(self, descriptor: int) -> None:
         self._unwatch(descriptor)
@@ -164,9 +163,8 @@ class Requests:
         for descriptor, connection in list(self._connections.items()):
             self._let_go(descriptor)
             connection.socket.close()
-        for descriptor, connection in list(self._sending.items()):
-            self._sent(descriptor)
-            connection.socket.close()
+        for descriptor in list(self._sending):
+            self._let_go_of_reader(descriptor)
         self._unwatch(self._listener.fileno())
         if self._spare >= 0:
             os.close(self._spare)
@@ -201,26 +199,32 @@ def ask(directory: Path, request: dict[str, Any], seconds: float | None = ANSWER
                 _connect(connection, near, seconds)
         except PermissionError as error:
             raise BackendError(f"no permission to ask the engine in {directory}", "run it as root (sudo)") from error
+        except TimeoutError as error:
+            raise _busy(seconds) from error
         except OSError:
             return None
         try:
             connection.sendall(json.dumps(request).encode() + b"\n")
             reply = _line(connection)
         except TimeoutError as error:
-            raise BackendError(
-                f"the engine did not answer within {seconds:.0f} s", "see what it says where it was started"
-            ) from error
+            raise _busy(seconds) from error
         except OSError as error:
             raise BackendError("the engine hung up", "see what it says where it was started") from error
     try:
         found = json.loads(reply)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackendError("the engine hung up", "see what it says where it was started") from error
     if not isinstance(found, dict):
         raise BackendError("the engine is of another version", "start it again")
     if "error" in found:
         raise BackendError(str(found["error"]), str(found.get("hint", "")))
     return found
+
+
+def _busy(seconds: float | None) -> BackendError:
+    return BackendError(
+        f"the engine did not answer within {seconds or 0:.0f} s", "see what it says where it was started"
+    )
 
 
 def _connect(connection: socket.socket, address: str, seconds: float | None) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron import render
-from sdcron.findings import Finding
 from sdcron.errors import Problem, SdcronError
+from sdcron.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -95,6 +95,6 @@ def engine(
 
     Example: sdcron engine /etc/sdcron/jobs
     """
-    from sdcron import engine_service
+    from sdcron.engine_process import become
 
-    engine_service.serve(place_of(user, root, "local"), paths or [], folders, engine_service.tell)
+    become(paths or [], folders, root, user=user)
