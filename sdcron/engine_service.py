@@ -71,7 +71,8 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         requests = Requests(listener, service.engine.watch, service.engine.unwatch)
         stack.callback(requests.close)
         service.engine.watch(signals.descriptor)
-        tell(f"{len(service.engine.agenda)} jobs; the engine runs")
+        count = len(service.engine.agenda)
+        tell(f"{count} job{'' if count == 1 else 's'}; the engine runs")
         service.run(requests, signals)
 
 

@@ -203,9 +203,12 @@ class RunBook:
 def _restored(run_id: str, name: str, state: str, job: Job | None) -> OpenRun:
     patterns = compile_patterns(job.output.redact) if job is not None else ()
     try:
-        return OpenRun.from_json(json.loads(state), patterns)
-    except (ValueError, TypeError, KeyError):  # of another version: that it was there is what is left
-        return OpenRun(name, run_id, _ENGINE)
+        run = OpenRun.from_json(json.loads(state), patterns)
+        if (run.job, run.run_id, type(run.manager)) == (name, run_id, str):
+            return run
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # of another version
+        pass
+    return OpenRun(name, run_id, _ENGINE)  # that it was there is what is left
 
 
 def _lines(piece: bytes) -> list[bytes]:

@@ -217,8 +217,9 @@ def test_a_stop_long_ago_does_not_keep_a_later_run_from_being_retried(machine: M
     assert machine.fails().started == [timer(1)]
 
 
-def test_a_run_that_died_by_itself_while_a_start_job_is_there_is_retried(machine: Machine) -> None:
-    machine.ends("signal", JOBS="12 sdcron-backup.service start running")
+@pytest.mark.parametrize("unit", ["sdcron-backup.service", "sdcron-restart-backup.service"])
+def test_a_run_that_died_by_itself_while_a_start_job_is_there_is_retried(machine: Machine, unit: str) -> None:
+    machine.ends("signal", JOBS=f"12 {unit} start running")
     assert machine.fails("signal", "TERM").started == [timer(1)]
 
 

@@ -95,6 +95,7 @@ def apply(
         plan(paths, False, prune, transient, user, root, backend, json)
         return
     progress = render.Progress()
+    notes: list[str] = []
     with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
         if applier.recovered:
             render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
@@ -109,15 +110,17 @@ def apply(
                 raise typer.Exit(ExitCode.FAILED)
         applier.carry_out(todo)
         operations.remember(place, desired)
-        operations.keep_recording(place, manager, render.note, jobs=bool(desired.same or desired.compiled))
+        operations.keep_recording(place, manager, notes.append, jobs=bool(desired.same or desired.compiled))
     progress.end()
     if not desired.found.chosen:
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
     if json:
         render.as_json(render.plan_json(todo))
-        return
-    render.plan(todo, diffs=False)
-    render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    else:
+        render.plan(todo, diffs=False)
+        render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    for note in notes:
+        render.note(note)
 
 
 @app.command(name="compile")
