@@ -111,6 +111,8 @@ class ActiveRun:
     killed: bool = False
     checks: list[tuple[str, ...]] = field(default_factory=list)
     """Commands of `when` that are still to say yes."""
+    refused: bool = False
+    """Whether the last of them said no."""
     said: str = ""
     """What is to be told of it beside its output."""
 
@@ -134,7 +136,11 @@ class ActiveRun:
         try:
             self._start(argv)
         except StartFailedError as error:
-            self._failed_to_start(error)
+            if argv is not None and error.step == "EXEC":
+                # On systemd a shell looks for it: what is not there says no, too.
+                self._refuse(now)
+            else:
+                self._failed_to_start(error)
             return
         if argv is not None:
             self.checks.pop(0)
@@ -175,6 +181,14 @@ class ActiveRun:
             run.result = "resources"
         self.phase, self.look_at = Phase.OVER, None
 
+    def _refuse(self, now: float) -> None:
+        """A command of `when` says no."""
+        self.refused, self.pid = False, 0
+        if self.job.when.otherwise is Otherwise.SKIP:
+            self.skip("")
+        else:
+            self.phase, self.look_at = Phase.WAITING, self._not_after(now + _CONDITION_SECONDS)
+
     def skip(self, why: str) -> None:
         """A condition does not hold."""
         self.run.result, self.run.detail = "exec-condition", why
@@ -211,11 +225,7 @@ class ActiveRun:
         """Its main process is over."""
         self.main_over = True
         if self.phase is Phase.CHECKING:
-            if ended.kind == "exited" and ended.status == 0:
-                return
-            self.run.result = self.run.result or ("exec-condition" if ended.kind == "exited" else "signal")
-            if ended.kind != "exited":
-                self.run.exit_kind, self.run.exit_status = ended.kind, ended.status
+            self.refused = ended.kind != "exited" or ended.status != 0
         else:
             run = self.run
             run.exit_kind, run.exit_status = ended.kind, ended.status
@@ -277,7 +287,7 @@ class ActiveRun:
         members = self.processes.members(self.pid, self.run.run_id)
         if not members and self.main_over:
             if self.phase is Phase.CHECKING and not self.run.result and not self.run.stopped:
-                self.go_on(now)
+                self._refuse(now) if self.refused else self.go_on(now)
             else:
                 self.phase, self.look_at = Phase.OVER, None
             return
