@@ -14,6 +14,7 @@ import heapq
 import json
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sdcron.job import Missed
@@ -251,6 +252,11 @@ class Agenda:
                 return when_us
             heapq.heappop(self._heap)
         return None
+
+    def due_at(self, when_us: int, most: int) -> list[str]:
+        """At most so many of the jobs that have something to do at this time."""
+        found = (job for at_us, job in self._heap if at_us == when_us)
+        return list(islice(found, most))
 
     def take_due(self, now_us: int, most: int) -> list[Due]:
         """At most so many of the runs that are to be started now; each is busy until `over` is told."""

@@ -12,14 +12,14 @@ from typing import NoReturn
 from sdcron.errors import ExitCode, SdcronError, words_for_bug
 
 # mallopt(3): what a burst of output has taken goes back to the system. Left alone, glibc raises these with each burst.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def become(*, user: bool) -> NoReturn:
     """Replace this process by the collector of the machine, or of the calling user."""
     found_alike = ["-P"] if sys.flags.safe_path else []
     command = [sys.executable, *found_alike, "-m", __name__, *(["--user"] if user else [])]
-    os.execve(sys.executable, command, {**MALLOC, **os.environ})  # noqa: S606 - our own interpreter, without a shell
+    os.execve(sys.executable, command, {**_MALLOC, **os.environ})  # noqa: S606 - our own interpreter, without a shell
 
 
 def main(user: bool) -> int:

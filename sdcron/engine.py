@@ -33,6 +33,8 @@ _NO_ROOM_SECONDS = 1.0
 """How often it is tried again to start what the machine had no room for."""
 _STEP_US = 500_000
 """A clock that is off by more than this from the time that has passed was set, or the machine slept."""
+_READY_US = (300_000, 3_000_000)
+"""How long before they are due jobs are read, in microseconds: not so late that something else would have to wait."""
 _LONGEST_SLEEP_SECONDS = 1.0
 """How long a clock that was set may go unnoticed."""
 
@@ -71,6 +73,7 @@ class Engine:
         self._tie = itertools.count()
         self._poll = select.epoll()
         self._offset_us = clock.wall_us() - round(clock.monotonic() * 1_000_000)
+        self._ready_for = 0
         self.ending = False
         """Whether nothing more is to be started."""
 
@@ -120,10 +123,21 @@ class Engine:
         with suppress(OSError, ValueError):
             self._poll.unregister(descriptor)
 
+    def _get_ready(self) -> None:
+        """Read the jobs that are due next, while there is time: what is due at the same second then starts at once."""
+        due_us = self.agenda.next_us()
+        if due_us is None or due_us == self._ready_for:
+            return
+        if _READY_US[0] <= due_us - self._clock.wall_us() <= _READY_US[1]:
+            self._ready_for = due_us
+            for job in self.agenda.due_at(due_us, self.concurrency):
+                self.book.get_ready(job)
+
     def step(self, most_seconds: float = _LONGEST_SLEEP_SECONDS) -> set[int]:
         """Start what is due, then wait for something to happen and see to it; the descriptors that others watch."""
         self._look_at_clock()
         self._start_due()
+        self._get_ready()
         others = self._wait(min(self._seconds_left(), most_seconds))
         self.reap()
         self._mind_bounds()
@@ -280,7 +294,7 @@ class Engine:
             self._poll.unregister(descriptor)
         active.close(partial(self.book.printed, run, active.job))
         if active.said:
-            self.book.spool.say(run.job, active.said, self._clock.wall_us(), run.run_id)
+            self.book.say(run, active.said)
         run.ended_us = max(self._clock.wall_us(), run.started_us or 0)
         self.book.close(run, active.job)
         if not self.active:

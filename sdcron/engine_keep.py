@@ -65,6 +65,12 @@ class Keeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.is_complete or self.is_behind:
+            # There may be room by now.
+            self._write(log=True)
+        lost = len(self._waiting.closed)
+        if lost:
+            self._tell(f"{lost} record{'' if lost == 1 else 's'} could not be written, and cannot be any more")
         self._stack.close()
 
     @property

@@ -33,7 +33,7 @@ _LOOK_AGAIN_SECONDS = 0.2
 """How often it is looked whether what a run left behind is gone."""
 _CONDITION_SECONDS = 5.0
 """How often `else: wait` looks, as the units that units.py writes."""
-_CHUNK = 65536
+_CHUNK = 32768  # below what malloc takes from the system and gives back each time
 _CHUNKS_AT_ONCE = 8
 
 

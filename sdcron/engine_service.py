@@ -27,7 +27,7 @@ from sdcron.local_jobs import LocalJob, local_job_of, read_local, schedule_of
 from sdcron.machine import local_timezone, machine_id
 from sdcron.process import become_reaper
 from sdcron.processes import Processes
-from sdcron.resident import give_back_heap
+from sdcron.resident import give_back_heap, keep_heap_small
 from sdcron.run_book import RunBook
 from sdcron.runs import FAILED, Outcome
 from sdcron.settings import read_settings
@@ -66,6 +66,7 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         service = _Service(place, keeper, followed, tell, settings.concurrency, settings.job_output)
         stack.callback(service.engine.close)
         become_reaper()
+        keep_heap_small()
         service.begin()
         listener = stack.enter_context(listening(place.paths.engine_dir))
         requests = Requests(listener, service.engine.watch, service.engine.unwatch)

@@ -53,7 +53,7 @@ def make_place(
     base = (root or Path("/")).resolve()
     elsewhere = base != Path("/")
     paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
-    if own_snap(os.environ) and not elsewhere:
+    if own_snap(os.environ) and not elsewhere and backend != "systemd":
         paths = snap_paths(Path(os.environ["SNAP_COMMON"]))
     automatic = not elsewhere and (paths.local or not may_manage_units())
     if checking and automatic and not paths.local:

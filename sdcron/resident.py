@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _MADV_DONTNEED = 4  # madvise(2)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def give_back_pages(suffix: str) -> None:
@@ -17,6 +18,14 @@ def give_back_pages(suffix: str) -> None:
             if line.removesuffix("\n").removesuffix(" (deleted)").endswith(suffix):
                 start, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
                 madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def keep_heap_small() -> None:
+    """Have what a burst of output took go back to the system. Left alone, glibc raises these with each burst."""
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_TRIM_THRESHOLD, 131072)
+        libc.mallopt(_M_MMAP_THRESHOLD, 65536)
 
 
 def give_back_heap() -> None:

@@ -63,6 +63,8 @@ class RunBook:
         self.open: dict[str, OpenRun] = {}
         """By run id."""
         self._closed: list[Run] = []
+        self._begun: list[tuple[OpenRun, Job]] = []
+        """Runs whose beginning is not told yet."""
         self._ends: list[tuple[Run, int, str]] = []
         """Records that are not kept yet, when they were made, and what is to be said of the retry."""
         self._fresh: dict[str, tuple[str, str]] = {}
@@ -111,14 +113,33 @@ class RunBook:
             self._tell(f"{owner.name}: what is stored of it cannot be read ({error}); apply its job file again")
             return None
 
+    def get_ready(self, name: str) -> None:
+        """A job is due soon: have it read."""
+        owner = self.jobs.get(name)
+        if owner is not None:
+            self._read(owner)
+
     def begins(self, run: OpenRun, job: Job, *, again: bool = False) -> None:
         """It is being started now; `again`, as it could not be before."""
         run.started_us = self._clock.wall_us()
         if not again:
-            self.spool.begin(run.job, run.run_id, run.started_us, compile_patterns(job.output.redact))
+            self._begun.append((run, job))
+
+    def tell_begins(self) -> None:
+        """Write down what has begun: after the last of many that were due together is started, and before any word."""
+        for run, job in self._begun:
+            self.spool.begin(run.job, run.run_id, run.started_us or 0, compile_patterns(job.output.redact))
+        self._begun.clear()
+
+    def say(self, run: OpenRun, words: str) -> None:
+        """What is told of a run beside its output."""
+        self.tell_begins()
+        self.spool.say(run.job, words, self._clock.wall_us(), run.run_id)
 
     def printed(self, run: OpenRun, job: Job, which: str, piece: bytes) -> None:
         """What came from one of its streams."""
+        if self._begun:
+            self.tell_begins()
         capture = run.capture(which)
         if job.output.redact:
             for line in _lines(piece):
@@ -189,6 +210,7 @@ class RunBook:
         closed, self._closed = self._closed, []
         fresh, self._fresh = self._fresh, {}
         self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes()))
+        self.tell_begins()
         ends, self._ends = self._ends, []
         for record, when_us, words in ends:
             text = f"{record.outcome}: {record.reason}" if record.reason else str(record.outcome)

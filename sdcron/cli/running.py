@@ -95,6 +95,6 @@ def engine(
 
     Example: sdcron engine /etc/sdcron/jobs
     """
-    from sdcron.engine_process import become
+    from sdcron.engine_process import EngineOptions, run_engine
 
-    become(paths or [], folders, root, user=user)
+    raise typer.Exit(run_engine(EngineOptions(tuple(paths or ()), folders, root, user)))
