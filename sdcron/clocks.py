@@ -1,7 +1,11 @@
-"""The machine's two clocks, and the name of the time since its start. What needs them takes a Clock, for tests."""
+"""The machine's two clocks, when one of them is set, and the name of the time since the machine's start.
+
+What needs a clock takes a Clock, for tests.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +32,49 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since some moment."""
         return time.monotonic()
+
+
+_TFD_CLOEXEC, _TFD_NONBLOCK = 0o2000000, 0o4000
+_TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
+_NEVER = 1 << 33  # seconds since 1970: in the year 2242
+
+
+class SetClock:
+    """Tells when somebody sets the clock, or the machine wakes from sleep: timerfd_create(2), TFD_TIMER_CANCEL_ON_SET.
+
+    `descriptor` becomes readable then; None where the kernel, or a sandbox, does not offer it.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor: int | None = None
+        with suppress(OSError, AttributeError):
+            import ctypes
+
+            self._libc = ctypes.CDLL(None, use_errno=True)
+            descriptor = self._libc.timerfd_create(time.CLOCK_REALTIME, _TFD_CLOEXEC | _TFD_NONBLOCK)
+            if descriptor >= 0:
+                self.descriptor = descriptor
+                # An interval, and the moment, each in seconds and nanoseconds (itimerspec).
+                self._moment = (ctypes.c_long * 4)(0, 0, _NEVER, 0)
+                if not self._wait_anew():
+                    self.close()
+
+    def _wait_anew(self) -> bool:
+        flags = _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET
+        return bool(self._libc.timerfd_settime(self.descriptor, flags, self._moment, None) == 0)
+
+    def forget(self) -> None:
+        """What has happened is seen to."""
+        if self.descriptor is not None:
+            with suppress(OSError):  # ECANCELED: the clock was set
+                os.read(self.descriptor, 8)
+            self._wait_anew()
+
+    def close(self) -> None:
+        """Give it back."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
 def boot_of(directory: Path = Path("/proc")) -> str:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sdcron.clocks import SetClock
 from sdcron.engine_run import ActiveRun, Phase
 from sdcron.open_run import SHUT_DOWN, STOPPED
 
@@ -35,8 +36,13 @@ _STEP_US = 500_000
 """A clock that is off by more than this from the time that has passed was set, or the machine slept."""
 _READY_US = (300_000, 3_000_000)
 """How long before they are due jobs are read, in microseconds: not so late that something else would have to wait."""
-_LONGEST_SLEEP_SECONDS = 1.0
-"""How long a clock that was set may go unnoticed."""
+_LONGEST_SLEEP_SECONDS = 60.0
+_UNTOLD_SLEEP_SECONDS = 1.0
+"""How long a clock that was set may go unnoticed where nobody tells."""
+_BUSY_SLEEP_SECONDS = 1.0
+"""The longest sleep while something runs, or waits to be written."""
+_BEFORE_SECONDS = 1.5
+"""How long before it is due a job is read: see _READY_US."""
 
 
 class Engine:
@@ -74,6 +80,9 @@ class Engine:
         self._poll = select.epoll()
         self._offset_us = clock.wall_us() - round(clock.monotonic() * 1_000_000)
         self._ready_for = 0
+        self._set_clock = SetClock()
+        if self._set_clock.descriptor is not None:
+            self._poll.register(self._set_clock.descriptor, select.EPOLLIN)
         self.ending = False
         """Whether nothing more is to be started."""
 
@@ -147,13 +156,16 @@ class Engine:
     def _seconds_left(self) -> float:
         """How long nothing is to be done, as far as is known."""
         now = self._clock.monotonic()
-        left = _LONGEST_SLEEP_SECONDS
+        left = _LONGEST_SLEEP_SECONDS if self._set_clock.descriptor is not None else _UNTOLD_SLEEP_SECONDS
+        if self.active or self.book.is_behind:
+            left = min(left, _BUSY_SLEEP_SECONDS)
         if self._bounds:
             left = min(left, self._bounds[0][0] - now)
         if self._waiting_for_room:
             left = min(left, self._try_again_at - now)
         if not self.ending and self._room() and (due_us := self.agenda.next_us()) is not None:
-            left = min(left, (due_us - self._clock.wall_us()) / 1_000_000)
+            due = (due_us - self._clock.wall_us()) / 1_000_000
+            left = min(left, due if due < 2 * _BEFORE_SECONDS else due - _BEFORE_SECONDS)
         return max(left, 0.0)
 
     def _room(self) -> int:
@@ -253,10 +265,11 @@ class Engine:
         others = set()
         for descriptor, _ in self._poll.poll(seconds):
             active = self._by_pipe.get(descriptor)
-            if active is None:
+            if descriptor == self._set_clock.descriptor:
+                self._set_clock.forget()
+            elif active is None:
                 others.add(descriptor)
-                continue
-            if not active.read(descriptor, partial(self.book.printed, active.run, active.job)):
+            elif not active.read(descriptor, partial(self.book.printed, active.run, active.job)):
                 self._by_pipe.pop(descriptor, None)
         return others
 
@@ -303,4 +316,5 @@ class Engine:
     def close(self) -> None:
         """Give back what it holds; nothing runs any more."""
         self._poll.close()
+        self._set_clock.close()
         self.book.spool.close()

@@ -7,6 +7,7 @@ files and what is applied anew.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import signal
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
     from sdcron.runs import Run
     from sdcron.schedule import Schedule
 
+_OWN_FILES = 240
+"""What is open beside pipes, at most: output, those who ask, the database."""
+_FOLLOWING_SECONDS = 1.0
+"""How often job files may be looked at that are followed."""
 _PARSED = 1000
 """Jobs that stay read: those that run often."""
 
@@ -54,9 +59,9 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
     what cannot be read or written at the start.
     """
     gc.enable()
-    _raise_open_files()
     with ExitStack() as stack:
         settings = read_settings(place.paths.config_file)
+        _raise_open_files(settings.concurrency)
         try:
             keeper = stack.enter_context(Keeper(place.paths, settings, tell))
         except LockHeldError as error:
@@ -104,10 +109,13 @@ def _taken(place: Place, error: LockHeldError) -> LockHeldError:
     )
 
 
-def _raise_open_files() -> None:
-    """Each run needs two pipes: have as many files as the kernel lets us."""
+def _raise_open_files(concurrency: int) -> None:
+    """Have files for two pipes a run, beside the engine's own; no more, as jobs inherit the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    # A quarter is not for pipes: see engine_run.py.
+    wanted = (2 * concurrency + _OWN_FILES) * 4 // 3
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
     if soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -268,6 +276,7 @@ class _Service:
             self._keeper.use(settings)
             self.book.spool.keep_bytes = settings.job_output
             self.engine.concurrency = settings.concurrency
+            _raise_open_files(settings.concurrency)
             if self._followed:
                 self._followed.take_up()
             self._load()
@@ -283,7 +292,7 @@ class _Service:
         """Until a signal ends it, and everything with it."""
         engine, asked = self.engine, 0
         while not (engine.ending and not engine.active):
-            for descriptor in engine.step():
+            for descriptor in engine.step(_FOLLOWING_SECONDS if self._followed else math.inf):
                 if descriptor == signals.descriptor:
                     signals.forget()
                     continue

@@ -194,6 +194,11 @@ class RunBook:
 
     # The record
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits to be written."""
+        return self._keeper.is_behind
+
     def keep(self) -> None:
         """Write down what is new."""
         now = self._clock.monotonic()
