@@ -35,6 +35,8 @@ _MOST_RETRIES = 100
 _VOID = 1000
 """How much of the heap may be void before it is made anew."""
 _BOOT_DELAY_US = 1_000_000
+_OWED = "owed:"
+"""Before the boot in a job's memory: it is still to run at that."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -125,6 +127,8 @@ class Agenda:
         """`schedule_of` reads a job's schedule; `boot` names the time since the machine's start."""
         self._schedule_of = schedule_of
         self._boot = boot
+        self.seen_boot = False
+        """Whether an engine has been started before since the machine was."""
         self._awake_us = now_us
         """Since when no time has passed unseen."""
         self._slots: dict[str, _Slot] = {}
@@ -219,12 +223,14 @@ class Agenda:
             memory.due_us = max(memory.due_us or 0, now_us)
         slot.next_us = _next_after(schedule, self._base_us(slot, schedule, now_us))
         if schedule is not None and schedule.on_boot and memory.boot != self._boot:
-            if starting:
+            self._changed.add(entry.name)
+            # Of an engine that was killed before it ran them, those are left that were there at its first start.
+            if starting and (not self.seen_boot or memory.boot == f"{_OWED}{self._boot}"):
+                memory.boot = f"{_OWED}{self._boot}"
                 slot.boot_us = now_us + _BOOT_DELAY_US + schedule.offset // _MICROSECOND
             else:
                 # It waits for the next boot, as with systemd.
                 memory.boot = self._boot
-                self._changed.add(entry.name)
 
     def _base_us(self, slot: _Slot, schedule: Schedule | None, now_us: int, back_us: int | None = None) -> int:
         """From when on due times count; `back_us` is by how much the clock was set back, if that is known."""

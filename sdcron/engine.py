@@ -70,6 +70,8 @@ class Engine:
         """By run id."""
         self._by_pid: dict[int, ActiveRun] = {}
         self._by_pipe: dict[int, ActiveRun] = {}
+        self._patient: set[str] = set()
+        """Runs that wait for what `when` asks for."""
         self._waiting_for_room: list[ActiveRun] = []
         self._try_again_at = 0.0
         self._told_no_room = False
@@ -95,7 +97,10 @@ class Engine:
         due = self.agenda.take(name)
         if due is None:
             return None
-        return next(iter(self._start([due])), None)
+        run_id = next(iter(self._start([due])), None)
+        # Whoever asked looks for it at once.
+        self.book.tell_begins()
+        return run_id
 
     def stop(self, name: str, *, kill: bool = False) -> list[str]:
         """End the runs of a job; their ids."""
@@ -169,7 +174,8 @@ class Engine:
         return max(left, 0.0)
 
     def _room(self) -> int:
-        return self.concurrency - len(self.active)
+        # Who waits for a condition or for room has no process.
+        return self.concurrency - len(self.active) + len(self._patient) + len(self._waiting_for_room)
 
     def _look_at_clock(self) -> None:
         now_us = self._clock.wall_us()
@@ -231,7 +237,9 @@ class Engine:
             if error.errno in _NO_ROOM:
                 self._wait_for_room(active, error)
                 return
-            active.fail(error)
+            active.fail(error.strerror or str(error))
+        except ValueError as error:
+            active.fail(str(error))
         self._attach(active)
 
     def _wait_for_room(self, active: ActiveRun, error: OSError) -> None:
@@ -241,14 +249,21 @@ class Engine:
         self.book.spool.let_go()
         if not self._waiting_for_room:
             self._try_again_at = self._clock.monotonic() + _NO_ROOM_SECONDS
+        active.look_at = None
         self._waiting_for_room.append(active)
 
     def _attach(self, active: ActiveRun) -> None:
         if active.phase is Phase.OVER:
             self._over(active)
             return
-        if active.pid:
+        if active.phase is Phase.WAITING:
+            self._patient.add(active.run.run_id)
+        else:
+            self._patient.discard(active.run.run_id)
+        if active.pid and not active.main_over and self._by_pid.get(active.pid) is not active:
             self._by_pid[active.pid] = active
+            active.run.pid, active.run.pid_started = active.pid, self._processes.begun_at(active.pid)
+            self.book.has_process(active.run)
         for descriptor in active.pipes:
             if descriptor not in self._by_pipe:
                 self._by_pipe[descriptor] = active
@@ -260,6 +275,13 @@ class Engine:
             self._over(active)
         elif active.look_at is not None:
             heapq.heappush(self._bounds, (active.look_at, next(self._tie), active.run.run_id))
+            if len(self._bounds) > 4 * len(self.active) + 1000:
+                self._bounds = [
+                    (active.look_at, next(self._tie), active.run.run_id)
+                    for active in self.active.values()
+                    if active.look_at is not None
+                ]
+                heapq.heapify(self._bounds)
 
     def _wait(self, seconds: float) -> set[int]:
         others = set()
@@ -301,7 +323,9 @@ class Engine:
         if self.active.pop(run.run_id, None) is None:
             return
         self._made_room = True
-        self._by_pid.pop(active.pid, None)
+        self._patient.discard(run.run_id)
+        if self._by_pid.get(active.pid) is active:
+            del self._by_pid[active.pid]
         for descriptor in list(active.pipes):
             self._by_pipe.pop(descriptor, None)
             self._poll.unregister(descriptor)

@@ -5,6 +5,7 @@ They would be a fifth of the memory of a process that runs for ever, and half th
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ def plain_options(arguments: Sequence[str]) -> EngineOptions | None:
 
 def run_engine(options: EngineOptions) -> int:
     """Run jobs until told to end; returns the exit status."""
+    # Until it is heard as a wish to read everything again, it ends nothing.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from sdcron.engine_service import serve, tell
     from sdcron.place import make_place
 

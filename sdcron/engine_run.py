@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STOP_SECONDS = 90.0
 """systemd's DefaultTimeoutStopSec= (systemd-system.conf(5))."""
+_GIVE_UP_SECONDS = 90.0
+"""How long after the first SIGKILL processes may go on: TimeoutStopSec= again, as with systemd."""
 _LOOK_AGAIN_SECONDS = 0.2
 """How often it is looked whether what a run left behind is gone."""
 _CONDITION_SECONDS = 5.0
@@ -83,6 +85,9 @@ class Processes(Protocol):
 
     def kill(self, pid: int, run_id: str) -> None:
         """SIGKILL for all of a run."""
+
+    def begun_at(self, pid: int) -> int:
+        """When a process began, in the kernel's clock ticks since the boot; 0 for one that is gone."""
 
     def end_strays(self) -> None:
         """Once no run is on: kill what runs have left without a trace of whose it is."""
@@ -168,9 +173,9 @@ class ActiveRun:
         self.pipes |= dict(zip(made[::2], names, strict=True))
         self.main_over = False
 
-    def fail(self, error: OSError) -> None:
+    def fail(self, why: str) -> None:
         """It cannot be started, for a reason of its own."""
-        self._failed_to_start(StartFailedError("", 0, error.strerror or str(error)))
+        self._failed_to_start(StartFailedError("", 0, why))
 
     def _failed_to_start(self, error: StartFailedError) -> None:
         run = self.run
@@ -298,6 +303,11 @@ class ActiveRun:
             if not self.run.stopped:
                 self.run.result = "timeout" if self.run.result in ("", "success") else self.run.result
             self.processes.kill(self.pid, self.run.run_id)
+            if now >= self.kill_at + _GIVE_UP_SECONDS:
+                # As systemd does: in uninterruptible sleep, or another user's whom the engine may not end.
+                self.said = f"{len(members)} processes of it do not end, not even by SIGKILL: left to themselves"
+                self.phase, self.look_at = Phase.OVER, None
+                return
         self.look_at = now + _LOOK_AGAIN_SECONDS
 
     def _time_is_up(self, now: float) -> bool:

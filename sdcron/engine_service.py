@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import math
 import os
-import resource
-import signal
 import sys
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
@@ -21,6 +19,7 @@ from sdcron.agenda import Agenda, Entry
 from sdcron.clocks import SystemClock, boot_of
 from sdcron.engine import Engine
 from sdcron.engine_keep import Keeper
+from sdcron.engine_signals import Signals, raise_open_files
 from sdcron.engine_socket import Connection, Requests, ask, listening
 from sdcron.errors import LockHeldError, SdcronError
 from sdcron.job_text import timing_of
@@ -44,10 +43,10 @@ if TYPE_CHECKING:
     from sdcron.runs import Run
     from sdcron.schedule import Schedule
 
-_OWN_FILES = 240
-"""What is open beside pipes, at most: output, those who ask, the database."""
 _FOLLOWING_SECONDS = 1.0
 """How often job files may be looked at that are followed."""
+_BOOT = "engine_boot"
+"""Where the database keeps in which boot an engine ran last."""
 _PARSED = 1000
 """Jobs that stay read: those that run often."""
 
@@ -61,12 +60,12 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
     gc.enable()
     with ExitStack() as stack:
         settings = read_settings(place.paths.config_file)
-        _raise_open_files(settings.concurrency)
+        raise_open_files(settings.concurrency)
         try:
             keeper = stack.enter_context(Keeper(place.paths, settings, tell))
         except LockHeldError as error:
             raise _taken(place, error) from error
-        signals = stack.enter_context(_Signals())
+        signals = stack.enter_context(Signals())
         followed = _followed(place, files, folders, tell)
         service = _Service(place, keeper, followed, tell, settings.concurrency, settings.job_output)
         stack.callback(service.engine.close)
@@ -109,55 +108,6 @@ def _taken(place: Place, error: LockHeldError) -> LockHeldError:
     )
 
 
-def _raise_open_files(concurrency: int) -> None:
-    """Have files for two pipes a run, beside the engine's own; no more, as jobs inherit the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # A quarter is not for pipes: see engine_run.py.
-    wanted = (2 * concurrency + _OWN_FILES) * 4 // 3
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class _Signals:
-    """What was asked for by signals; `descriptor` is readable once one has come."""
-
-    def __init__(self) -> None:
-        self.descriptor, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.endings = 0
-        self.reload = False
-
-    def __enter__(self) -> _Signals:
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
-        signal.signal(signal.SIGHUP, self._again)
-        # Only to be woken: without a handler the kernel tells nobody of children that are over.
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        os.close(self.descriptor)
-        os.close(self._writer)
-
-    def _end(self, *_: object) -> None:
-        self.endings += 1
-
-    def _again(self, *_: object) -> None:
-        self.reload = True
-
-    def forget(self) -> None:
-        """What has come is seen to."""
-        with suppress(BlockingIOError):
-            while len(os.read(self.descriptor, 4096)) == 4096:
-                pass
-
-
 class _Service:
     """One engine with what is around it."""
 
@@ -178,6 +128,7 @@ class _Service:
         self._machine = machine_id(place.paths.root)
         self._waiting: dict[str, list[Connection]] = {}
         self._failed: set[str] = set()
+        self._told_settings = ""
         self._handlers: dict[str, Callable[[dict[str, Any], Connection], dict[str, Any] | None]] = {
             "state": lambda *_: self._state(),
             "sync": lambda *_: self._sync(),
@@ -189,7 +140,7 @@ class _Service:
         self._clock = SystemClock()
         self._processes = Processes(place.paths)
         self._parsed: OrderedDict[str, tuple[LocalJob, Job]] = OrderedDict()
-        boot = boot_of()
+        boot = self._boot = boot_of()
         self.book = RunBook(
             Agenda(self._schedule, boot, self._clock.wall_us()),
             keeper,
@@ -237,7 +188,9 @@ class _Service:
         self.engine.agenda.restore(store.memories(), ran_us)
         del last
         open_runs = store.open_runs()
-        self._processes.end_survivors(list(open_runs))
+        self._processes.end_survivors(self.book.own_processes(open_runs))
+        self.engine.agenda.seen_boot = store.meta().get(_BOOT) == self._boot
+        self.book.meta[_BOOT] = self._boot
         self._processes.forget_all()
         if self._followed:
             self._followed.take_up()
@@ -248,6 +201,21 @@ class _Service:
         gc.collect()
         gc.freeze()
         give_back_heap()
+
+    def _take_settings(self) -> None:
+        """Read sdcron.toml again; with a mistake in it, which is told once, what it said before goes on."""
+        try:
+            settings = read_settings(self._place.paths.config_file)
+        except SdcronError as error:
+            if error.message != self._told_settings:
+                self._tell(f"{error.message}; {error.hint}")
+            self._told_settings = error.message
+            return
+        self._told_settings = ""
+        self._keeper.use(settings)
+        self.book.spool.keep_bytes = settings.job_output
+        self.engine.concurrency = settings.concurrency
+        raise_open_files(settings.concurrency)
 
     def _load(self, *, starting: bool = False) -> None:
         jobs: dict[str, LocalJob] = {}
@@ -272,11 +240,7 @@ class _Service:
             self._machine = machine_id(self._place.paths.root)
             if zone != self._zone:
                 self.engine.agenda.zone_was_set(self._clock.wall_us())
-            settings = read_settings(self._place.paths.config_file)
-            self._keeper.use(settings)
-            self.book.spool.keep_bytes = settings.job_output
-            self.engine.concurrency = settings.concurrency
-            _raise_open_files(settings.concurrency)
+            self._take_settings()
             if self._followed:
                 self._followed.take_up()
             self._load()
@@ -288,7 +252,7 @@ class _Service:
 
     # The loop
 
-    def run(self, requests: Requests, signals: _Signals) -> None:
+    def run(self, requests: Requests, signals: Signals) -> None:
         """Until a signal ends it, and everything with it."""
         engine, asked = self.engine, 0
         while not (engine.ending and not engine.active):
@@ -309,8 +273,12 @@ class _Service:
                 signals.reload = False
                 self.reload()
             self._keeper.take_notes()
+            for note in self.book.spool.take_notes():
+                self._tell(note)
             for job in self._keeper.maintain(engine.agenda.__contains__):
                 engine.agenda.forget(job)
+                self.book.spool.forget(job)
+                self._processes.forget(job)
         self.book.keep()
 
     # Those who ask
@@ -373,7 +341,7 @@ class _Service:
 
     def _stop(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
         name = str(request.get("job"))
-        if name not in self.book.jobs:
+        if name not in self.book.jobs and name not in self.engine.running():
             return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
         return {"run_ids": self.engine.stop(name, kill=bool(request.get("kill")))}
 

@@ -59,6 +59,11 @@ class Followed:
         """What is wrong now."""
         self._gone = ""
         self._look_at = 0.0
+        self._clean: frozenset[str] = frozenset()
+        """Files of which nothing was to be told when they were taken up last."""
+        self._wrong: set[str] = set()
+        """The others, now."""
+        self._has_changed = False
 
     def __bool__(self) -> bool:
         """Whether there is anything to follow."""
@@ -80,20 +85,22 @@ class Followed:
             ended = time.monotonic()
             self._look_at = ended + max(_SHORTEST_SECONDS, (ended - began) * _SHARE)
         self._gone = ""
-        return seen != self._seen
+        self._has_changed = seen != self._seen
+        return self._has_changed
 
     def take_up(self) -> None:
-        """Apply what the files say now.
+        """Apply what the files say now: all of them, or if `changed` has said so, those that have.
 
         The first time it raises SdcronError, as for paths that are not there, and OSError. Later what cannot be
         applied is told, all stays as it was, and `changed` has it tried again.
         """
         if self._seen is None:
-            self._seen = self._taken_up(_LOCK_SECONDS)
+            self._seen = self._taken_up(_LOCK_SECONDS, frozenset())
             return
         self._found = set()
+        clean, self._has_changed = self._clean if self._has_changed else frozenset(), False
         try:
-            self._seen = self._taken_up(0.0)
+            self._seen = self._taken_up(0.0, clean)
         except LockHeldError:
             # Who holds it may wait for the engine: nobody is kept waiting here.
             return
@@ -105,15 +112,20 @@ class Followed:
             self._look_at = time.monotonic() + _AGAIN_SECONDS
         self._told = self._found
 
-    def _taken_up(self, lock_seconds: float) -> dict[str, Look | None]:
-        """Apply; how the files looked. Raises SdcronError, OSError."""
+    def _taken_up(self, lock_seconds: float, clean: frozenset[str]) -> dict[str, Look | None]:
+        """Apply; how the files looked. Those that are `clean` and look as before are not read. Raises as take_up."""
         seen = self._look()
+        before = self._seen or {}
         context = file_context(self._place)
         jobs: list[Job] = []
         problems: list[Problem] = []
         bad: set[str] = set()
+        self._wrong = set()
         found = find_files(self._paths) if self._paths else JobPaths({})
+        same = frozenset(path for path in found.chosen if path in clean and seen.get(path) == before.get(path))
         for source, file in found.chosen.items():
+            if source in same:
+                continue
             read, wrong = read_file(file, context)
             jobs += read
             problems += wrong
@@ -130,7 +142,10 @@ class Followed:
             directories.append(base)
         compiled = self._compiled(jobs, problems, bad, base)
         with apply_lock(self._place.paths, lock_seconds):
-            self._apply(compiled, bad, directories, found.files)
+            whole = self._apply(compiled, bad, same, directories, found.files)
+        if not whole:
+            return self._taken_up(lock_seconds, frozenset())
+        self._clean = frozenset(found.chosen) - self._wrong - bad
         return seen
 
     def _compiled(self, jobs: list[Job], problems: list[Problem], bad: set[str], base: str) -> list[CompiledJob]:
@@ -144,6 +159,7 @@ class Followed:
             if job.source.shown in refused:
                 bad.add(job.source.path)
             elif job.name in chosen:
+                self._wrong.add(job.source.path)
                 other = chosen[job.name].source.shown
                 self._tell_once(f"{job.source.shown}: the job name '{job.name}' is taken already, by {other}")
             else:
@@ -156,13 +172,23 @@ class Followed:
         return compiled
 
     def _apply(
-        self, compiled: list[CompiledJob], bad: set[str], directories: Collection[str], files: Collection[str]
-    ) -> None:
+        self,
+        compiled: list[CompiledJob],
+        bad: set[str],
+        unread: frozenset[str],
+        directories: Collection[str],
+        files: Collection[str],
+    ) -> bool:
+        """Make these jobs, and those of files that were not read, what is applied; False if those must be read."""
         paths = self._place.paths
         before = read_local(paths)
-        for clash in applied_to_systemd(paths, compiled):
-            self._tell_once(f"{clash.message}; {clash.hint}")
+        same = {name for name, job in before.items() if job.source in unread}
         of_systemd = systemd_names(paths)
+        if any(job.name in same for job in compiled) or any(service_name(name) in of_systemd for name in same):
+            return False
+        for clash in applied_to_systemd(paths, compiled):
+            self._wrong.add(clash.path)
+            self._tell_once(f"{clash.message}; {clash.hint}")
         compiled = [job for job in compiled if service_name(job.name) not in of_systemd]
         names = {job.name for job in compiled}
         # What a bad file said before goes on.
@@ -171,17 +197,19 @@ class Followed:
             for name, job in before.items()
             if job.source in bad and name not in names and service_name(name) not in of_systemd
         }
-        known = Known({name: job for name, job in before.items() if name not in kept})
+        known = Known({name: job for name, job in before.items() if name not in kept and name not in same})
         try:
             plan = make_plan(compiled, known, None, directories=directories, files=files)
         except JobFileError as error:
             for problem in error.problems:
+                self._wrong.add(problem.path)
                 self._tell_once(f"{problem.message}; {problem.hint}")
             compiled = [job for job in compiled if not _is_anothers(job, known, directories, files)]
             plan = make_plan(compiled, known, None, directories=directories, files=files)
         after: dict[str, LocalJob] = carried_out(plan, before, time.time_ns() // 1000)
         if plan or not before:
             write_local(paths, after.values())
+        return True
 
     def _look(self) -> dict[str, Look | None]:
         seen: dict[str, Look | None] = {}

@@ -83,6 +83,9 @@ class OpenRun:
     """The same of lines that may have been those of the run before."""
     doubtful: bool = False
     """Whether some of its output may be that of a run of which journald knows nothing else."""
+    pid: int = 0
+    """The main process, where the engine runs it, and when that began in the kernel's clock ticks since the boot."""
+    pid_started: int = 0
     complete: bool = True
     """Whether journald was heard to have stored all of its output."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 20
 """More are of no use at once: somebody makes processes faster than they are seen, and the dead must be reaped first."""
+_ROUND_SECONDS = 0.01
 _MARK = b"\0INVOCATION_ID="
 _KERNEL_THREAD = 0x00200000
 """PF_KTHREAD among the flags of a process."""
@@ -133,6 +134,38 @@ def survivors(runs: Collection[Run]) -> dict[Run, set[Process]]:
 def kill_survivors(runs: Collection[Run]) -> set[Process]:
     """SIGKILL for all of them, and for whoever is born meanwhile; returns those that have not ended yet."""
     return _kill(lambda visit: set().union(*_surviving(runs, visit).values()))
+
+
+def kill_sessions(leaders: Mapping[int, int]) -> None:
+    """SIGKILL for all in the sessions of these main processes, by when each began, and for their descendants.
+
+    As long as somebody is in a session, its number is no other process's (setsid(2)); a leader that began at another
+    time is one that has the number after all of them were gone.
+    """
+    for _ in range(_ROUNDS):
+        table = _Table()
+        begun = {process.pid: process.started for process in table.processes}
+        ours = {pid for pid, started in leaders.items() if begun.get(pid, started) == started}
+        found: set[Process] = set()
+        for process in table.processes:
+            if process.session in ours or process.pid in ours:
+                _descend(table, process, found, _let_live)
+        found = {process for process in found if process.pid != os.getpid()}
+        if not found:
+            return
+        for process in found:
+            _send(process, signal.SIGKILL)
+        time.sleep(_ROUND_SECONDS)
+
+
+def process_of(pid: int) -> Process | None:
+    """A living process; None if there is none of that number."""
+    return _look(pid)
+
+
+def children_now() -> set[int]:
+    """The numbers of this process's children."""
+    return set(_view()[1])
 
 
 def _adopts() -> bool:

@@ -10,6 +10,7 @@ import errno
 import os
 import resource
 import shutil
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from sdcron.process import Command, login_environment
 from sdcron.units import DEFAULT_PATH, argv_of, script_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from sdcron.job import Job
@@ -54,6 +55,8 @@ class Processes:
         self._running: dict[int, str] = {}
         """Main processes that are not reaped, and their runs."""
         self._written: dict[str, str] = {}
+        self._had_children = bool(process_tree.children_now())
+        """Whether there were some before any run: who has started them, and what for, is not known."""
 
     def start(self, job: Job, run_id: str, argv: tuple[str, ...] | None, stdout: int, stderr: int) -> int:
         """Start the job's command, or `argv` in its place; its process id.
@@ -86,25 +89,45 @@ class Processes:
         """SIGKILL for all of a run, and for whoever is born meanwhile."""
         process_tree.kill_all(pid, run_id, self._running)
 
-    def end_survivors(self, runs: Collection[str]) -> None:
-        """Kill what an engine that was killed has left of these runs: they are run again, and not twice at once."""
+    def begun_at(self, pid: int) -> int:
+        """When a process began, in the kernel's clock ticks since the boot; 0 for one that is gone."""
+        found = process_tree.process_of(pid)
+        return found.started if found is not None else 0
+
+    def end_survivors(self, runs: Mapping[str, tuple[int, int]]) -> None:
+        """Kill what an engine that was killed has left of these runs: they are run again, and not twice at once.
+
+        `runs` are main process and when that began, by run id. They are known by that, by the session it leads, and by
+        their environment where that may be read.
+        """
         if runs:
-            process_tree.kill_survivors(runs)
+            process_tree.kill_sessions({pid: started for pid, started in runs.values() if pid and started})
+            process_tree.kill_survivors(runs.keys())
 
     def end_strays(self) -> None:
         """Once no run is on: kill what runs have left that changed session and environment, and lost their parents."""
-        if not self._running:
+        if not self._running and not self._had_children:
             process_tree.kill_strays()
 
     def tidy(self, run_id: str) -> None:
         """Remove what was made for the run alone."""
+        directory = self._credentials / run_id
         with suppress(OSError):
-            shutil.rmtree(self._credentials / run_id)
+            # Whoever is not root cannot empty it else.
+            directory.chmod(0o700)
+            shutil.rmtree(directory)
 
     def forget_all(self) -> None:
         """Remove what runs of an engine that was killed have left."""
         with suppress(OSError):
-            shutil.rmtree(self._credentials)
+            for directory in self._credentials.iterdir():
+                self.tidy(directory.name)
+
+    def forget(self, job: str) -> None:
+        """The job is gone for good."""
+        self._written.pop(job, None)
+        with suppress(OSError):
+            (self._scripts / job).unlink(missing_ok=True)
 
     # What it is started with
 
@@ -140,12 +163,15 @@ class Processes:
         return environment
 
     def _script(self, job: Job) -> str:
-        """The file of a `script:` job, with its text; the interpreter, who may be another user, reads it."""
+        """The file of a `script:` job, with its text: for its user's eyes only, as the text may hold anything."""
         text = script_text(job)
         path = self._scripts / job.name
         if text is not None and self._written.get(job.name) != text:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                Files().write(path, text)
+            files, owner = Files(), _owner(job)
+            staged = files.stage(path, text, 0o400)
+            if owner is not None:
+                os.chown(staged, owner, -1)
+            files.publish(staged, path)
             self._written[job.name] = text
         return str(path)
 
@@ -153,6 +179,8 @@ class Processes:
         """A directory with the secrets of a run, for its user's eyes only (systemd.exec(5), LoadCredential=)."""
         directory = self._credentials / run_id
         owner = _owner(job)
+        if directory.exists():  # made for a command of `when`, or when there was no room for a process
+            return str(directory)
         try:
             make_directory(self._credentials)
             self._credentials.chmod(0o711)
@@ -181,11 +209,20 @@ def _owner(job: Job) -> int | None:
         return None  # the start says so
 
 
+def _content(path: str, most: int) -> bytes:
+    """All of a regular file. Raises OSError: for any other, a FIFO that nobody writes to would be waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return stream.read(most)
+
+
 def _copy(source: str, target: Path, owner: int | None) -> None:
-    with open(source, "rb") as stream:  # noqa: PTH123 - as the job file has it
-        content = stream.read(_LARGEST_CREDENTIAL + 1)
-    if len(content) > _LARGEST_CREDENTIAL:
-        raise OSError(errno.E2BIG, "a credential is larger than 1 MiB")
+    content = _content(source, _LARGEST_CREDENTIAL)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
@@ -197,8 +234,7 @@ def _read_environment(path: str) -> dict[str, str]:
     """The variables of an `environment_file`; of one that may be missing, a dash in front, none if it is."""
     name = path.removeprefix("-")
     try:
-        with open(name, "rb") as stream:  # noqa: PTH123 - as the job file has it
-            return dict(parse(stream.read(_LARGEST_ENVIRONMENT_FILE)))
+        return dict(parse(_content(name, _LARGEST_ENVIRONMENT_FILE)))
     except (OSError, EnvironmentFileError) as error:
         if path.startswith("-"):
             return {}

@@ -70,6 +70,8 @@ class RunBook:
         self._fresh: dict[str, tuple[str, str]] = {}
         """Job and state of runs that are new, or have changed, by id."""
         self._grown: set[str] = set()
+        self.meta: dict[str, str] = {}
+        """What else is to be kept with the next step."""
         self._state_kept_at = clock.monotonic()
         self.on_end: list[Callable[[Run], object]] = []
         """Who hears of each run that is over, once its record is kept, or waits for that."""
@@ -151,6 +153,19 @@ class RunBook:
 
     # The end
 
+    def own_processes(self, open_runs: Mapping[str, tuple[str, str]]) -> dict[str, tuple[int, int]]:
+        """Main process, and when that began, of each run that an engine left open in this boot."""
+        found = {}
+        for run_id, (name, state) in open_runs.items():
+            run = _restored(run_id, name, state, None)
+            if run.manager == f"{_ENGINE}{self._boot}":
+                found[run_id] = (run.pid, run.pid_started)
+        return found
+
+    def has_process(self, run: OpenRun) -> None:
+        """Its main process is there: the next engine must be able to find it."""
+        self._fresh[run.run_id] = (run.job, json.dumps(run.as_json()))
+
     def take_over(self, open_runs: Mapping[str, tuple[str, str]]) -> None:
         """Close the runs that an earlier engine left open: it was killed, or the machine went down."""
         for run_id, (name, state) in open_runs.items():
@@ -214,7 +229,8 @@ class RunBook:
             self._grown.clear()
         closed, self._closed = self._closed, []
         fresh, self._fresh = self._fresh, {}
-        self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes()))
+        meta, self.meta = self.meta, {}
+        self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes(), meta=meta))
         self.tell_begins()
         ends, self._ends = self._ends, []
         for record, when_us, words in ends:

@@ -85,8 +85,10 @@ def follow(place: Place, job: str, run_id: str, show: Callable[[str, str], objec
 
 def stop(place: Place, job: str, *, kill: bool = False) -> tuple[str, ...]:
     """End the runs of a job, and wait until they are over; their ids. Raises UsageError, BackendError."""
-    find_job(place, job)
-    if place.local:
+    if not place.local:
+        find_job(place, job)
+    else:
+        # One that runs may have been removed.
         ids = tuple(_asked(place, {"do": "stop", "job": job, "kill": kill})["run_ids"])
         for run_id in ids:
             _asked(place, {"do": "wait", "run_id": run_id}, None)

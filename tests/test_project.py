@@ -34,7 +34,7 @@ ORDER = """
     sync_socket local_operations place operations job_queries collector collect_service boot local_queries run_queries
     log_lines job_log spool_lines spool_files spool spool_log all_logs queries local_doctor doctor running
     agenda process_tree process_attributes process environment_file engine_run processes engine_keep run_book engine
-    followed engine_service engine_process
+    followed engine_signals engine_service engine_process
     render render_runs
     cli.options cli.applying cli.asking cli.collecting cli.watching cli.running cli __main__
 """.split()

@@ -1,0 +1,692 @@
+"""The contract of all backends: a job file means the same to the engine's core, a real engine, and booted systemd.
+
+Here with a made-up clock and with a real engine; tests/system/test_contract.py plays the same cases on machines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.contract import Act, Down, Wait, acts, begun, by_job, passed, play, runs
+from tests.contract_fake import FakeWorld
+from tests.contract_jobs import FILES, PROGRAMS, sh
+from tests.contract_worlds import Host, LocalWorld
+from tests.system.records import check_shape, when
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.contract import Record, Steps, World
+
+ROOT = os.geteuid() == 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every backend does the same way; where it cannot be played, with the reason."""
+
+    steps: Callable[[World], Steps]
+    not_on: dict[str, str] = field(default_factory=dict)
+
+
+CASES: dict[str, Case] = {}
+
+
+def contract(**not_on: str) -> Callable[[Callable[[World], Steps]], Callable[[World], Steps]]:
+    """Make a function a case; `not_on` gives reasons by backend."""
+
+    def note(steps: Callable[[World], Steps]) -> Callable[[World], Steps]:
+        CASES[steps.__name__] = Case(steps, not_on)
+        return steps
+
+    return note
+
+
+def cases_on(backend: str) -> list[str]:
+    """The names of all that can be played there."""
+    return [name for name, case in CASES.items() if backend not in case.not_on]
+
+
+NO_PROCESSES = "its processes are made up"
+NO_DAYS = "takes days, which only a made-up clock has"
+
+
+def brief(found: list[Record]) -> list[tuple[str, int, str]]:
+    """Why, as the how manieth attempt, and with what outcome each run was."""
+    return [(run["trigger"], run["attempt"], run["outcome"]) for run in found]
+
+
+def waits(found: list[Record]) -> list[float]:
+    """The seconds between the end of each run and the start of the next."""
+    pairs = itertools.pairwise(found)
+    return [(when(b["started_at"]) - when(a["finished_at"])).total_seconds() for a, b in pairs]
+
+
+def instants(found: list[Record]) -> list[datetime]:
+    """When each run should have been."""
+    return [when(run["scheduled_at"]).astimezone(UTC) for run in found]
+
+
+def status_of(world: World, job: str) -> dict[str, Any]:
+    """What `sdcron status` says."""
+    code, text, words = world.sdcron("status", job, "--json")
+    assert code == 0, words
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+# Schedules
+
+
+@contract()
+def a_job_runs_once_at_each_of_its_times(world: World) -> Steps:
+    schedule = {"schedule": "* * * * * *", "missed": "skip"}
+    world.apply({"every-second": {**schedule, "command": acts(Act("tick"))}})
+    yield runs(world, "every-second", 3)
+    found = [run for run in world.seen["every-second"] if run["trigger"] == "schedule"]
+    due = instants(found)
+    assert due == sorted(set(due))
+    assert all(moment.microsecond == 0 for moment in due)
+    assert {(run["attempt"], run["outcome"], run["stdout"]) for run in found} == {(1, "success", "tick\n")}
+    assert all(when(run["started_at"]) >= when(run["scheduled_at"]) for run in found)
+    assert all(when(run["next_run_at"]) > when(run["scheduled_at"]) for run in found)
+
+
+@contract()
+def a_one_off_runs_once_and_never_again(world: World) -> Steps:
+    moment = (world.now() + timedelta(seconds=8)).replace(microsecond=0)
+    at = moment + timedelta(hours=9)  # Japan has no daylight saving time
+    world.apply({"once": {"schedule": f"at {at:%Y-%m-%d %H:%M:%S}", "timezone": "Asia/Tokyo", "command": acts()}})
+    yield runs(world, "once", 1)
+    yield passed(world, days=700) if world.backend == "fake" else passed(world, seconds=2)
+    [run] = world.seen["once"]
+    assert (instants([run]), run["trigger"], run["next_run_at"]) == ([moment], "schedule", None)
+
+
+#: Half past two in Berlin, and a quarter to two on Lord Howe Island, whose clocks change by half an hour.
+CHANGES = {
+    "berlin": ("Europe/Berlin", "30 2 * * *"),
+    "lord-howe": ("Australia/Lord_Howe", "45 1 * * *"),
+    "berlin-often": ("Europe/Berlin", "30 1-3 * * *"),
+}
+#: What falls into the gap runs right after it; what comes twice runs the first time only: cron(8).
+EXPECTED = {
+    ("berlin", "2026-03-28T12:00:00Z"): ["2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"],
+    ("berlin", "2026-10-24T12:00:00Z"): ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"],
+    ("lord-howe", "2026-04-04T00:00:00Z"): ["2026-04-05T01:45:00+11:00", "2026-04-06T01:45:00+10:30"],
+    ("lord-howe", "2026-10-03T00:00:00Z"): ["2026-10-04T01:45:00+10:30", "2026-10-05T01:45:00+11:00"],
+}
+
+
+@contract()
+def the_same_times_over_every_change_of_the_clocks(world: World) -> Steps:
+    for name, (zone, expression) in CHANGES.items():
+        world.apply({name: {"schedule": expression, "timezone": zone, "command": acts()}})
+    yield passed(world, seconds=0)
+    told = {name: times_of(world, name, "2026-03-27T12:00:00Z", 1200) for name in CHANGES}
+    for (name, since), expected in EXPECTED.items():
+        texts = [moment.isoformat() for moment in times_of(world, name, since, 2)]
+        assert texts == expected, (name, since)
+    if world.backend == "fake":
+        yield Wait("a year is over", at=datetime(2027, 3, 26, 12, tzinfo=UTC))
+        for name, moments in told.items():
+            found = instants(world.seen[name])
+            assert found == [moment.astimezone(UTC) for moment in moments[: len(found)]], name
+        assert [len(world.seen[name]) for name in CHANGES] == [364, 364, 1092]
+
+
+def times_of(world: World, job: str, since: str, count: int) -> list[datetime]:
+    """The next times of a job, by `sdcron next`."""
+    code, text, words = world.sdcron("next", job, "--from", since, "-n", str(count), "--json")
+    assert code == 0, words
+    return [datetime.fromisoformat(moment) for moment in json.loads(text)]
+
+
+@contract()
+def a_job_that_is_not_enabled_runs_by_hand_alone(world: World) -> Steps:
+    job = {"schedule": "* * * * * *", "enabled": False, "retry": "100ms", "command": acts(Act(exits=1))}
+    world.apply({"not-enabled": job})
+    yield passed(world, seconds=2.5)
+    assert "not-enabled" not in world.seen
+    world.start("not-enabled")
+    yield runs(world, "not-enabled", 1)
+    yield passed(world, seconds=2.5)
+    assert brief(world.seen["not-enabled"]) == [("manual", 1, "failure")]
+    assert world.seen["not-enabled"][0]["next_run_at"] is None
+
+
+# Downtime
+
+
+@contract()
+def what_fell_into_downtime_runs_once_if_it_shall(world: World) -> Steps:
+    often = {"schedule": "*/2 * * * * *", "command": acts()}
+    world.apply({"missed-run": often, "missed-skip": {**often, "missed": "skip"}})
+    yield runs(world, "missed-run", 1)
+    yield runs(world, "missed-skip", 1)
+    yield Down.RESTART
+    back = world.now()
+    yield Wait("a run after that", lambda: any(when(run["started_at"]) > back for run in world.seen["missed-skip"]))
+    for name in ("missed-run", "missed-skip"):
+        due = instants([run for run in world.seen[name] if run["scheduled_at"]])
+        assert due == sorted(set(due)), name
+    # The end of the world may have cut off a run; the machine was down for longer than from one time to the next.
+    assert [run["trigger"] for run in world.seen["missed-run"]].count("missed") == 1
+    assert "missed" not in {run["trigger"] for run in world.seen["missed-skip"]}
+
+
+@contract(local=NO_DAYS, systemd=NO_DAYS)
+def ten_days_of_downtime_are_one_run(world: World) -> Steps:
+    jobs = {name: {"schedule": "0 6 * * *", "missed": name, "command": acts()} for name in ("run", "skip")}
+    world.apply(jobs)
+    yield runs(world, "run", 1)
+    world.go_down(Down.CRASH, 10 * 86400)
+    yield passed(world, days=1)
+    assert [brief(world.seen[name]) for name in jobs] == [
+        [("schedule", 1, "success"), ("missed", 1, "success"), ("schedule", 1, "success")],
+        [("schedule", 1, "success"), ("schedule", 1, "success")],
+    ]
+    # The last of the times that were missed, which is summer time already.
+    assert instants(world.seen["run"])[1] == datetime(2026, 4, 7, 4, tzinfo=UTC)
+
+
+@contract()
+def a_boot_starts_what_is_to_run_at_boot_and_nothing_else_does(world: World) -> Steps:
+    world.apply({"at-boot": {"schedule": "@reboot", "command": acts()}})
+    yield passed(world, seconds=2)
+    assert "at-boot" not in world.seen, "an apply is no boot"
+    yield Down.RESTART
+    if world.backend == "local":
+        yield passed(world, seconds=3)
+        assert "at-boot" not in world.seen, "an engine that begins anew while the machine is on is no boot"
+        return
+    yield runs(world, "at-boot", 1)
+    yield passed(world, seconds=2)
+    [run] = world.seen["at-boot"]
+    assert (run["trigger"], run["scheduled_at"], run["outcome"]) == ("boot", None, "success")
+
+
+# Overlap
+
+
+@contract()
+def a_time_that_comes_while_the_job_runs_is_dropped(world: World) -> Steps:
+    world.apply({"slow": {"schedule": "* * * * * *", "missed": "skip", "command": acts(Act(lasts=2.3))}})
+    yield runs(world, "slow", 3)
+    found = world.seen["slow"][:3]
+    assert min(waits(found)) >= 0
+    if world.backend == "systemd":
+        # Only a timer that did not start the run drops what it elapses at. One that did, and elapsed meanwhile, starts
+        # the service again at once, and not as often as it elapsed: systemd.timer(5), DeferReactivation=.
+        return
+    assert {run["trigger"] for run in found} == {"schedule"}
+    for before, run in itertools.pairwise(found):
+        assert instants([run])[0] > when(before["finished_at"]), "what was dropped is not made good"
+
+
+@contract(fake="there is no command to start a job of a made-up engine")
+def a_job_that_runs_is_not_started_by_hand_too(world: World) -> Steps:
+    world.apply({"busy": {"command": acts(Act(lasts=100))}})
+    world.start("busy")
+    yield begun(world, "busy")
+    code, _, words = world.sdcron("run", "busy")
+    assert (code, words.splitlines()[0]) == (1, "sdcron: busy runs already")
+    world.stop("busy")
+    yield runs(world, "busy", 1)
+    assert len(world.seen["busy"]) == 1
+
+
+# Retries
+
+
+@contract()
+def a_failed_run_is_retried_after_its_delay_as_often_as_it_says(world: World) -> Steps:
+    retry = {"delay": "1s", "attempts": 2}
+    world.apply({"fails": {"retry": retry, "accuracy": "10ms", "command": acts(Act("no", exits=3))}})
+    world.start("fails")
+    yield runs(world, "fails", 3)
+    yield passed(world, seconds=3)
+    found = world.seen["fails"]
+    assert brief(found) == [("manual", 1, "failure"), ("retry", 2, "failure"), ("retry", 3, "failure")]
+    assert [(run["exit_code"], run["reason"]) for run in found] == [(3, "exit status 3")] * 3
+    assert min(waits(found)) > 0.9
+    assert [run["scheduled_at"] is None for run in found] == [True, False, False]
+    assert all(when(run["scheduled_at"]) <= when(run["started_at"]) for run in found[1:])
+    row = status_of(world, "fails")
+    assert (row["failures"], row["retry"]) == (3, None)
+    code, text, _ = world.sdcron("logs", "fails", "-n", "100")
+    assert code == 0
+    said = [line.rpartition("fails: ")[2] for line in text.splitlines() if "retr" in line]
+    expected = ["retry 1 of 2 is waiting", "retry 2 of 2 is waiting", "gave up after 2 retries"]
+    assert [word for word in expected if any(word in line for line in said)] == expected, text
+
+
+@contract()
+def each_wait_is_longer_than_the_one_before_up_to_the_longest(world: World) -> Steps:
+    retry = {"delay": "300ms", "attempts": 4, "backoff": 3, "max_delay": "2s"}
+    world.apply({"backoff": {"retry": retry, "accuracy": "10ms", "command": acts(Act(exits=1))}})
+    world.start("backoff")
+    yield runs(world, "backoff", 5)
+    for seen, delay in zip(waits(world.seen["backoff"]), [0.3, 0.9, 2, 2], strict=True):
+        assert seen > delay - 0.1
+        assert world.backend != "fake" or seen < delay + 0.001
+
+
+@contract(local=NO_DAYS, systemd=NO_DAYS)
+def waits_of_days_are_waited_for_also_over_downtime(world: World) -> Steps:
+    retry = {"delay": "6h", "attempts": 6, "backoff": 2, "max_delay": "3d"}
+    world.apply({"days": {"retry": retry, "command": acts(Act(exits=1))}})
+    world.start("days")
+    yield runs(world, "days", 4)
+    world.go_down(Down.CRASH, 3600)
+    yield runs(world, "days", 7)
+    yield passed(world, days=30)
+    assert len(world.seen["days"]) == 7
+    assert [round(seen / 3600, 3) for seen in waits(world.seen["days"])] == [6, 12, 24, 48, 72, 72]
+
+
+@contract()
+def a_success_ends_the_series(world: World) -> Steps:
+    world.apply({"third": {"retry": "500ms", "command": acts(Act(exits=1), Act(exits=1), Act())}})
+    world.start("third")
+    yield runs(world, "third", 3)
+    yield passed(world, seconds=1.5)
+    assert [run["outcome"] for run in world.seen["third"]] == ["failure", "failure", "success"]
+    assert status_of(world, "third")["failures"] == 0
+
+
+@contract()
+def only_the_exit_codes_that_are_named_are_retried(world: World) -> Steps:
+    retry = {"delay": "300ms", "on_exit": [75, 137]}
+    commands = {
+        "named-code": acts(Act(exits=75), Act()),
+        "then-another": acts(Act(exits=75), Act(exits=1)),
+        "other-code": acts(Act(exits=1)),
+        "no-code": acts(Act(dies="KILL")),
+    }
+    world.apply({name: {"retry": retry, "command": command} for name, command in commands.items()})
+    world.start(*commands)
+    for name in commands:
+        yield runs(world, name, 2 if name in ("named-code", "then-another") else 1)
+    yield passed(world, seconds=1.5)
+    seen = {name: [run["outcome"] for run in world.seen[name]] for name in commands}
+    assert seen == {
+        "named-code": ["failure", "success"],
+        "then-another": ["failure", "failure"],
+        "other-code": ["failure"],
+        "no-code": ["killed"],
+    }
+
+
+@contract()
+def a_run_by_hand_takes_the_place_of_a_retry_that_waits(world: World) -> Steps:
+    world.apply({"superseded": {"retry": {"delay": "1h", "attempts": 2}, "command": acts(Act(exits=1))}})
+    for count in (1, 2):
+        world.start("superseded")
+        yield runs(world, "superseded", count)
+    assert brief(world.seen["superseded"]) == [("manual", 1, "failure")] * 2
+    if world.backend == "fake":
+        yield runs(world, "superseded", 4)
+        assert brief(world.seen["superseded"])[2:] == [("retry", 2, "failure"), ("retry", 3, "failure")]
+    else:
+        yield Wait("a retry waits", lambda: bool(status_of(world, "superseded")["retry"]))
+        assert status_of(world, "superseded")["retry"]["attempt"] == 2
+
+
+@contract()
+def what_is_stopped_on_purpose_is_killed_and_not_retried(world: World) -> Steps:
+    retry = {"delay": "300ms", "attempts": 2}
+    jobs = {
+        "stopped-now": {"retry": retry, "command": acts(Act(lasts=100))},
+        "obeys": {"retry": retry, "command": acts(Act(lasts=100, on_term="obeys"))},
+        "ignores": {"retry": retry, "stop_timeout": "500ms", "command": acts(Act(lasts=100, on_term="ignores"))},
+    }
+    world.apply(jobs)
+    world.start(*jobs)
+    for name in jobs:
+        yield begun(world, name)
+    yield passed(world, seconds=0.5)
+    for name in jobs:
+        world.stop(name)
+    yield passed(world, seconds=1.5)
+    for name, signal in {"stopped-now": "SIGTERM", "obeys": None, "ignores": "SIGKILL"}.items():
+        [run] = world.seen[name]
+        assert (run["outcome"], run["reason"]) == ("killed", "stopped by an administrator")
+        assert (run["signal"], run["exit_code"]) in ((signal, None), (signal, 0 if name == "obeys" else None))
+        assert run["stdout"] == ("bye\n" if name == "obeys" else "")
+
+
+# What is cut off
+
+
+def cut_off(world: World, how: Down, reason: str) -> Steps:
+    """Have jobs run, and wait for a retry, when everything goes down."""
+    again = {"delay": "500ms", "attempts": 2}
+    names = {name: f"{how.value}-{name}" for name in ("runs", "waits", "once", "codes")}
+    world.apply(
+        {
+            names["runs"]: {"retry": again, "command": acts(Act("begun", lasts=1000), Act("again"))},
+            names["waits"]: {"retry": {"delay": "4s", "attempts": 3}, "command": acts(Act(exits=1), Act())},
+            names["once"]: {"command": acts(Act("begun", lasts=1000))},
+            names["codes"]: {"retry": {**again, "on_exit": [75]}, "command": acts(Act("begun", lasts=1000))},
+        }
+    )
+    go_on = [name for key, name in names.items() if key != "waits"]
+    world.start(*go_on)
+    for name in go_on:
+        yield begun(world, name)
+    # Everything goes down soon after: before the retry.
+    yield Down.NOT_YET
+    world.start(names["waits"])
+    yield runs(world, names["waits"], 1)
+    went_down = world.now()
+    yield how
+    yield runs(world, names["runs"], 2)
+    yield runs(world, names["waits"], 2)
+    yield runs(world, names["once"], 1)
+    yield passed(world, seconds=1)
+    seen = {name: brief(world.seen[full]) for name, full in names.items()}
+    assert seen == {
+        "runs": [("manual", 1, "abandoned"), ("retry", 2, "success")],
+        "waits": [("manual", 1, "failure"), ("retry", 2, "success")],
+        "once": [("manual", 1, "abandoned")],
+        "codes": [("manual", 1, "abandoned")],
+    }
+    assert all(when(world.seen[names[name]][1]["started_at"]) > went_down for name in ("runs", "waits"))
+    for name in ("runs", "once", "codes"):
+        run = world.seen[names[name]][0]
+        assert re.fullmatch(reason, run["reason"]), run
+        assert (run["finished_at"] is None) == (how is Down.CRASH)
+        assert (run["signal"], run["exit_code"]) == ("SIGTERM" if how is Down.RESTART else None, None)
+
+
+@contract()
+def what_an_orderly_end_cuts_off_is_abandoned_and_retried(world: World) -> Steps:
+    yield from cut_off(world, Down.RESTART, "cut off by a shutdown")
+
+
+@contract()
+def what_a_crash_cuts_off_is_abandoned_and_retried(world: World) -> Steps:
+    # Not before: all cases of a world go down together.
+    yield Down.RESTART
+    # An engine that is killed on a machine that goes on is not the machine's end.
+    manager = "cut off: its service manager was killed"
+    reason = manager if world.backend == "local" else "cut off: the machine went down without a shutdown"
+    yield from cut_off(world, Down.CRASH, reason)
+
+
+# Time limits
+
+
+@contract()
+def a_run_that_takes_too_long_gets_its_signal_and_then_sigkill(world: World) -> Steps:
+    limit = {"timeout": "500ms", "stop_timeout": "500ms"}
+    jobs = {
+        "long-dies": acts(Act("begun", lasts=100)),
+        "long-obeys": acts(Act("begun", lasts=100, on_term="obeys")),
+        "long-ignores": acts(Act("begun", lasts=100, on_term="ignores")),
+        "long-but-quick": acts(Act("begun")),
+    }
+    world.apply({name: {**limit, "command": command} for name, command in jobs.items()})
+    world.start(*jobs)
+    for name in jobs:
+        yield runs(world, name, 1)
+    ends = {name: world.seen[name][0] for name in jobs}
+    seen = {name: (run["outcome"], run["signal"], run["reason"]) for name, run in ends.items()}
+    late = "took longer than its timeout"
+    assert seen == {
+        "long-dies": ("timeout", "SIGTERM", late),
+        "long-obeys": ("timeout", None, late),
+        "long-ignores": ("timeout", "SIGKILL", late),
+        "long-but-quick": ("success", None, ""),
+    }
+    assert ends["long-obeys"]["stdout"] == "begun\nbye\n"
+    assert ends["long-dies"]["duration_s"] > 0.4
+    assert ends["long-ignores"]["duration_s"] > 0.9
+
+
+@contract()
+def nobody_of_a_run_is_left_when_it_is_over(world: World) -> Steps:
+    jobs: dict[str, dict[str, Any]] = {
+        "leaves": {"command": acts(Act("main", leaves=1000))},
+        "leaves-late": {"timeout": "500ms", "command": acts(Act("main", lasts=100, leaves=1000))},
+    }
+    # Its children are in sessions of their own, without parents, and deaf to the signal.
+    stubborn = "sh -c 'trap \"\" TERM; for i in 1 2 3 4 5 6 7 8 9; do sleep 100; done'"
+    tree = f"setsid {stubborn} & echo $!; ({stubborn} & echo $!); exec sleep 100"
+    if world.backend != "fake":
+        jobs["tree"] = {"timeout": "1s", "stop_timeout": "500ms", "command": sh(tree)}
+    world.apply(jobs)
+    world.start(*jobs)
+    for name in jobs:
+        yield runs(world, name, 1)
+    [leaves], [late] = world.seen["leaves"], world.seen["leaves-late"]
+    assert (leaves["outcome"], leaves["stdout"], leaves["exit_code"]) == ("success", "main\n", 0)
+    assert (late["outcome"], late["signal"]) == ("timeout", "SIGTERM")
+    if world.backend != "fake":
+        [run] = world.seen["tree"]
+        pids = run["stdout"].split()
+        assert (run["outcome"], len(pids)) == ("timeout", 2)
+        yield Wait("all of the tree are gone", lambda: world.alive(pids) == [])
+
+
+# How it ends
+
+
+@contract()
+def exit_codes_and_signals_are_what_the_record_says(world: World) -> Steps:
+    ends: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+        "code-0": ({"command": acts()}, ("success", 0, None, "")),
+        "code-1": ({"command": acts(Act(exits=1))}, ("failure", 1, None, "exit status 1")),
+        "code-255": ({"command": acts(Act(exits=255))}, ("failure", 255, None, "exit status 255")),
+        "code-4": ({"success_exit": [3], "command": acts(Act(exits=4))}, ("failure", 4, None, "exit status 4")),
+        "term": ({"command": acts(Act(dies="TERM"))}, ("killed", None, "SIGTERM", "died of SIGTERM")),
+        "kill": ({"command": acts(Act(dies="KILL"))}, ("killed", None, "SIGKILL", "died of SIGKILL")),
+        "usr1": ({"command": acts(Act(dies="USR1"))}, ("killed", None, "SIGUSR1", "died of SIGUSR1")),
+    }
+    world.apply({name: job for name, (job, _) in ends.items()} | {"code-3": {**ends["code-4"][0], **THREE}})
+    world.start(*ends, "code-3")
+    for name in (*ends, "code-3"):
+        yield runs(world, name, 1)
+    for name, (_, expected) in ends.items():
+        [run] = world.seen[name]
+        assert (run["outcome"], run["exit_code"], run["signal"], run["reason"]) == expected
+    [run] = world.seen["code-3"]
+    # systemd tells the status of a success only as long as the unit is loaded.
+    assert (run["outcome"], run["exit_code"] in ((3, None) if world.backend == "systemd" else (3,))) == (
+        "success",
+        True,
+    )
+
+
+THREE: dict[str, Any] = {"command": acts(Act(exits=3))}
+
+
+@contract()
+def what_cannot_be_started_is_a_failure_that_is_retried(world: World) -> Steps:
+    # Made-up processes fail at the same step.
+    job = {"retry": {"delay": "300ms", "attempts": 1}, "command": acts(Act(fails_at="CHDIR")), "directory": "/no/such"}
+    world.apply({"not-startable": job})
+    world.start("not-startable")
+    yield runs(world, "not-startable", 2)
+    yield passed(world, seconds=1)
+    found = world.seen["not-startable"]
+    assert brief(found) == [("manual", 1, "failure"), ("retry", 2, "failure")]
+    assert {run["exit_code"] for run in found} == {200}
+    assert all(run["reason"].startswith("could not be started, at step CHDIR: ") for run in found)
+
+
+# What a run finds, and what it prints
+
+FOUND: dict[str, tuple[dict[str, Any], str]] = {
+    "own-environment": (
+        {"environment": {"A": "a b", "B": "$HOME %h"}, "command": sh('echo "$A|$B"')},
+        "a b|$HOME %h\n",
+    ),
+    "file-environment": (
+        {"environment": {"A": "of the job"}, "environment_file": "@DIR@/two.env", "command": sh("echo $A")},
+        "from the second file\n",
+    ),
+    "own-directory": ({"directory": "@DIR@", "command": sh("pwd")}, "@DIR@\n"),
+    "no-own-directory": ({"command": sh("pwd")}, "/\n"),
+    "own-umask": ({"umask": "077", "command": sh("umask")}, "0077\n"),
+    "no-own-umask": ({"command": sh("umask")}, "0022\n"),
+    "no-input": ({"command": sh("cat; echo end")}, "end\n"),
+    "own-files": ({"limits": {"open_files": 99}, "command": sh("ulimit -n; ulimit -Hn")}, "99\n99\n"),
+    "own-niceness": ({"priority": {"nice": 7}, "command": sh("nice")}, "7\n"),
+    "own-script": ({"script": "#!/bin/sh\necho of $0 >&2\necho in it\n"}, "in it\n"),
+    "own-venv": ({"interpreter": {"venv": "@DIR@/venv"}, "command": ["tool", "word"]}, "tool @DIR@/venv word\n"),
+    "own-secret": (
+        {"credentials": {"key": "@DIR@/secret"}, "command": sh("cat $CREDENTIALS_DIRECTORY/key")},
+        "s3cret\n",
+    ),
+    "exact-words": ({"command": ["/bin/echo", "a  b", "*", "$HOME", "%n", "'"]}, "a  b * $HOME %n '\n"),
+    "its-id": ({"command": sh("echo $INVOCATION_ID")}, "ID\n"),
+}
+OF_ROOT: dict[str, tuple[dict[str, Any], str]] = {
+    "own-user": ({"user": "daemon", "command": sh("id -un; id -gn; echo $USER")}, "daemon\ndaemon\ndaemon\n"),
+    "own-group": ({"group": "daemon", "command": sh("id -un; id -gn")}, "root\ndaemon\n"),
+    "own-io": ({"priority": {"io": "best-effort:6"}, "command": sh("ionice -p $$")}, "best-effort: prio 6\n"),
+}
+
+
+@contract(fake=NO_PROCESSES)
+def a_run_finds_what_its_file_says(world: World) -> Steps:
+    found = FOUND | (OF_ROOT if ROOT else {})
+    world.apply({name: job for name, (job, _) in found.items()})
+    world.start(*found)
+    for name in found:
+        yield runs(world, name, 1)
+    for name, (_, expected) in found.items():
+        [run] = world.seen[name]
+        text = expected.replace("@DIR@", world.directory).replace("ID", run["run_id"])
+        assert (run["outcome"], run["stdout"]) == ("success", text), run
+
+
+@contract(fake=NO_PROCESSES)
+def both_streams_are_kept_apart_and_told_by_logs(world: World) -> Steps:
+    jobs: dict[str, dict[str, Any]] = {
+        "streams": {"command": sh("echo out; echo err >&2; printf 'grüße, no end'")},
+        "much": {"output": {"keep": "100"}, "command": sh("seq 1 500; seq 1 5 >&2")},
+        "secret": {"output": {"redact": ["hunter\\d"]}, "command": sh("echo password hunter2")},
+    }
+    world.apply(jobs)
+    world.start(*jobs)
+    for name in jobs:
+        yield runs(world, name, 1)
+    [streams], [much], [secret] = (world.seen[name] for name in jobs)
+    assert (streams["stdout"], streams["stderr"], streams["truncated"]) == ("out\ngrüße, no end", "err\n", False)
+    assert (much["stdout_bytes"], much["stderr_bytes"], much["truncated"]) == (1892, 10, True)
+    assert (much["stdout"][:4], much["stdout"][-4:], much["stderr"]) == ("1\n2\n", "500\n", "1\n2\n3\n4\n5\n")
+    assert secret["stdout"] == "password [redacted]\n"
+    lines = [json.loads(line) for line in world.sdcron("logs", "streams", "--json")[1].splitlines()]
+    printed = {(line["stream"], line["text"]) for line in lines if line["stream"] in ("stdout", "stderr")}
+    assert printed == {("stdout", "out"), ("stdout", "grüße, no end"), ("stderr", "err")}
+    assert "hunter2" not in world.sdcron("logs", "secret")[1]
+
+
+@contract(systemd="journald drops empty lines, and blanks at the end of others", fake=NO_PROCESSES)
+def every_byte_that_is_printed_is_kept(world: World) -> Steps:
+    world.apply({"blank": {"command": sh("printf '\\n\\na  \\n\\n b \\n'")}})
+    world.start("blank")
+    yield runs(world, "blank", 1)
+    assert (world.seen["blank"][0]["stdout"], world.seen["blank"][0]["stdout_bytes"]) == ("\n\na  \n\n b \n", 11)
+
+
+@contract(systemd="its control group bounds it, and the machines of the tests have none for that", fake=NO_PROCESSES)
+def memory_is_bounded_for_each_process(world: World) -> Steps:
+    world.apply({"memory": {"limits": {"memory": "64MiB"}, "command": sh("ulimit -d; ulimit -Hd")}})
+    world.start("memory")
+    yield runs(world, "memory", 1)
+    assert world.seen["memory"][0]["stdout"] == "65536\n65536\n"
+
+
+@contract(fake="there is no command to start a job of a made-up engine")
+def sdcron_run_shows_a_run_and_exits_as_it_does(world: World) -> Steps:
+    world.apply({"shown": {"command": sh("echo out; echo err >&2; exit 9")}})
+    yield passed(world, seconds=0)
+    code, out, err = world.sdcron("run", "shown", "--wait")
+    assert (code, out) == (9, "out\n")
+    assert err.splitlines() == ["err", "sdcron: shown: failure: exit status 9"]
+    code, out, _ = world.sdcron("run", "shown", "--wait", "--json")
+    record = json.loads(out)
+    yield runs(world, "shown", 2)
+    assert (code, record) == (9, world.seen["shown"][1])
+
+
+# The tests
+
+
+def test_whatever_a_backend_does_not_play_has_a_reason() -> None:
+    for case in CASES.values():
+        assert case.not_on.keys() < {"fake", "local", "systemd"}
+        assert all(case.not_on.values())
+
+
+@pytest.mark.parametrize("name", cases_on("fake"))
+def test_the_core_of_the_engine_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    world = FakeWorld(tmp_path)
+    problems = play(world, {name: CASES[name].steps})
+    world.switch_off()
+    for problem in problems.values():
+        raise problem
+    world.look()
+    kept = json.loads(world.sdcron("history", "--json", "-n", "0")[1])
+    assert by_job(kept[::-1]) == world.seen
+    check_records(kept, (tmp_path / "var/log/sdcron/job_status.log").read_text("ascii"))
+
+
+@pytest.fixture(scope="module")
+def local_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWorld]:
+    """A real engine, for all of its tests."""
+    directory = tmp_path_factory.mktemp("contract")
+    host = Host(directory)
+    host.write_files({f"{directory}/{name}": text for name, text in FILES.items()})
+    host.write_files({f"{directory}/{name}": FILES[name] for name in PROGRAMS}, mode=0o755)
+    world = LocalWorld(host, str(directory), sys.executable)
+    try:
+        yield world
+    finally:
+        world.switch_off()
+
+
+@pytest.fixture(scope="module")
+def local_problems(local_world: LocalWorld) -> dict[str, Exception]:
+    """What went wrong in which case."""
+    local_world.switch_on()
+    return play(local_world, {name: CASES[name].steps for name in cases_on("local")})
+
+
+@pytest.mark.parametrize("name", cases_on("local"))
+def test_a_real_engine_keeps_the_contract(name: str, local_problems: dict[str, Exception]) -> None:
+    if name in local_problems:
+        raise local_problems[name]
+
+
+@pytest.mark.usefixtures("local_problems")
+def test_every_run_of_a_real_engine_is_on_record_once(local_world: LocalWorld) -> None:
+    local_world.switch_off()
+    local_world.look()
+    log = f"{local_world.root}/var/log/sdcron/job_status.log"
+    kept = [run for found in local_world.seen.values() for run in found]
+    check_records(kept, local_world.computer.run(["cat", log]).stdout)
+
+
+def check_records(kept: list[Record], log: str) -> None:
+    """Every record has all that a record has, once, and the log says the same."""
+    for run in kept:
+        assert run["backend"] in ("local", "systemd")
+        check_shape({**run, "backend": "systemd"})
+    logged = {record["run_id"]: record for record in map(json.loads, log.splitlines())}
+    assert len(logged) == len(log.splitlines()) == len(kept)
+    assert logged == {run["run_id"]: run for run in kept}
