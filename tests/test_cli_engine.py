@@ -187,3 +187,82 @@ def test_who_is_neither_root_nor_the_engines_user_may_look_and_change_nothing(ro
         command = [sys.executable, "-c", asking, str(root / "run/sdcron/engine")]
         ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=30)
     assert (ended.stdout, ended.stderr) == ("no permission to change what the engine runs\n", "")
+
+
+def test_a_boot_is_the_first_start_of_an_engine_and_no_edit_makes_another(
+    root: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    jobs = root.parent / "jobs"
+    (jobs / "at-boot.yaml").write_text("{schedule: '@reboot', command: echo booted}\n")
+    (jobs / "later.yaml").write_text("{schedule: '@yearly', command: echo edited}\n")
+    for name in ("at-boot", "later"):
+        (jobs / f"{name}.yaml").chmod(0o644)
+    sdcron("apply", jobs)
+    with engine(root):
+        until(lambda: len(answer(sdcron("history", "at-boot", "--json"))) == 1, 20, "it ran at the boot")
+    (jobs / "later.yaml").write_text("{schedule: '@reboot', command: echo edited}\n")
+    (jobs / "new.yaml").write_text("{schedule: '@reboot', command: echo new}\n")
+    (jobs / "new.yaml").chmod(0o644)
+    sdcron("apply", jobs)
+    with engine(root):
+        ticks = len(answer(sdcron("history", "tick", "--json")))
+        until(lambda: len(answer(sdcron("history", "tick", "--json"))) >= ticks + 3, 20, "it had the time")
+        runs = {name: len(answer(sdcron("history", name, "--json"))) for name in ("at-boot", "later", "new")}
+    assert runs == {"at-boot": 1, "later": 0, "new": 0}
+
+
+def test_runs_that_wait_for_a_condition_take_nobodys_place(
+    root: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    jobs = root.parent / "jobs"
+    (root / "etc/sdcron").mkdir(parents=True)
+    (root / "etc/sdcron/sdcron.toml").write_text("[engine]\nconcurrency = 1\n")
+    (jobs / "waits.yaml").write_text("{command: echo x, when: {path_exists: /no/such, else: wait}}\n")
+    (jobs / "waits.yaml").chmod(0o644)
+    sdcron("apply", jobs)
+    with engine(root):
+        sdcron("run", "waits")
+        ticks = len(answer(sdcron("history", "tick", "--json")))
+        until(lambda: len(answer(sdcron("history", "tick", "--json"))) >= ticks + 2, 20, "others run")
+        assert answer(sdcron("status", "waits", "--json"))["state"] == "running"
+        assert sdcron("stop", "waits")[0] == 0
+
+
+def test_a_mistake_in_the_settings_is_told_once_and_job_files_are_followed_all_the_same(
+    root: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    jobs = root.parent / "jobs"
+    with engine(root, jobs) as process:
+        (root / "etc/sdcron").mkdir(parents=True)
+        (root / "etc/sdcron/sdcron.toml").write_text("[engine]\nconcurrency = 0\n")
+        (jobs / "new.yaml").write_text("command: /bin/true\n")
+        (jobs / "new.yaml").chmod(0o644)
+        until(lambda: any(row["job"] == "new" for row in answer(sdcron("list", "--json"))), 20, "it is taken up")
+        (jobs / "new.yaml").unlink()
+        until(lambda: all(row["job"] != "new" for row in answer(sdcron("list", "--json"))), 20, "it is gone")
+        process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said.count("'engine.concurrency' must be a number from 1 to") == 1
+
+
+@pytest.mark.timeout(90)
+def test_runs_that_systemd_has_open_in_the_same_records_are_not_the_engines_to_end(root: Path) -> None:
+    from sdcron.ledger import opened
+    from sdcron.open_run import OpenRun
+    from sdcron.paths import system_paths
+    from sdcron.settings import Settings
+    from sdcron.store import Batch
+
+    run_id = "5" * 32
+    theirs = OpenRun("theirs", run_id, "b" * 32 + ":1")
+    with opened(system_paths(root), Settings(), lambda _: None) as ledger:
+        ledger.commit(Batch(open_runs={run_id: ("theirs", json.dumps(theirs.as_json()))}))
+    other = subprocess.Popen(["/bin/sleep", "100"], env={"INVOCATION_ID": run_id}, start_new_session=True)
+    try:
+        with engine(root):
+            assert other.poll() is None
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait(10)
