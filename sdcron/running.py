@@ -88,7 +88,12 @@ def stop(place: Place, job: str, *, kill: bool = False) -> tuple[str, ...]:
     if not place.local:
         find_job(place, job)
     else:
-        # One that runs may have been removed.
+        try:
+            find_job(place, job)
+        except UsageError:
+            # It may have been removed while it runs.
+            if job not in _asked(place, {"do": "state"}).get("running", {}):
+                raise
         ids = tuple(_asked(place, {"do": "stop", "job": job, "kill": kill})["run_ids"])
         for run_id in ids:
             _asked(place, {"do": "wait", "run_id": run_id}, None)

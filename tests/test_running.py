@@ -95,7 +95,7 @@ def test_a_job_that_is_not_applied_is_refused_before_anybody_is_asked(
 ) -> None:
     with engine(place, does()) as asked, pytest.raises(UsageError):
         do(place, "other")
-    assert asked == []
+    assert {request["do"] for request in asked} <= {"state"}
 
 
 @pytest.mark.parametrize("do", [running.start, running.stop])
