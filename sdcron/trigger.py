@@ -23,6 +23,8 @@ _LATE_US = 10_000_000
 """How much later than AccuracySec= allows a busy machine may start what is due."""
 _BOOT_US = 300_000_000
 """How long the first run after a boot may wait for what it needs, such as a network."""
+_ONCE_OVER_US = 500_000
+"""How long after the end of a run the one may start that fell due meanwhile."""
 _CATCH_UP_US = 2_000_000
 """How much later than that a persistent timer that was started may run what it has missed."""
 
@@ -139,7 +141,13 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         if caught_up and started_us <= memory.timer_us + definition.accuracy_us + late_us:
             return Cause(Trigger.MISSED, 1, due_us)
         return Cause(Trigger.MANUAL)
-    return Cause(Trigger.SCHEDULE if started_us <= due_us + slack else Trigger.MISSED, 1, due_us)
+    late = started_us > due_us + slack and not _was_on(memory, due_us)
+    return Cause(Trigger.MISSED if late else Trigger.SCHEDULE, 1, due_us)
+
+
+def _was_on(memory: Memory, due_us: int) -> bool:
+    """Whether the last run was on then."""
+    return memory.started_us is not None and memory.started_us < due_us <= (memory.finished_us or due_us)
 
 
 def _due(started_us: int, schedule: Schedule | None, memory: Memory) -> int | None:
@@ -148,8 +156,9 @@ def _due(started_us: int, schedule: Schedule | None, memory: Memory) -> int | No
     # Times that are used up come again when the clock is set back.
     if due is None or (memory.due_us is not None and due <= memory.due_us <= started_us + _EARLY_US):
         return None
-    # The run before was still on when it fell due: systemd dropped it.
-    if memory.started_us is not None and memory.started_us < due <= (memory.finished_us or due):
+    # The run before was still on when it fell due. If its timer had started that, systemd starts it once that is over
+    # (timer_enter_waiting in its timer.c counts from the last elapse), and else drops it.
+    if _was_on(memory, due) and started_us > (memory.finished_us or 0) + _ONCE_OVER_US:
         return None
     # No timer of ours waited for it then, and no record says that one ever did.
     return due if memory.timer_us is not None or started_us <= due + _LATE_US * 6 else None

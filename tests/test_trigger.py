@@ -53,6 +53,13 @@ def test_a_time_that_fell_into_the_run_before_is_used_up() -> None:
     assert cause(NOON + HOUR + SECOND, memory).trigger is Trigger.MANUAL
 
 
+def test_a_time_that_fell_into_a_run_of_its_timer_is_started_once_that_is_over() -> None:
+    memory = waiting(NOON - 2 * DAY)
+    memory.run_started(NOON - DAY, cause(NOON - DAY, memory))
+    memory.run_ended(NOON + HOUR, 0)
+    assert cause(NOON + HOUR + 5_000, memory) == Cause(Trigger.SCHEDULE, 1, NOON)
+
+
 def test_what_a_persistent_timer_runs_at_a_boot_was_missed() -> None:
     memory = waiting(NOON - 3 * DAY)
     boot = NOON + 5 * HOUR
