@@ -34,6 +34,7 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	@tests/prepare.sh bench
 	$(VENV)/bin/python -m tests.bench
+	$(VENV)/bin/python -m tests.bench.engine
 
 clean:
 	rm -rf $(VENV) .venv-run build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

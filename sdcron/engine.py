@@ -174,8 +174,9 @@ class Engine:
         return max(left, 0.0)
 
     def _room(self) -> int:
-        # Who waits for a condition or for room has no process.
-        return self.concurrency - len(self.active) + len(self._patient) + len(self._waiting_for_room)
+        # Who waits for a condition or for room has no process; of the latter not too many are to be tried for ever.
+        without = len(self._patient) + min(len(self._waiting_for_room), self.concurrency)
+        return self.concurrency - len(self.active) + without
 
     def _look_at_clock(self) -> None:
         now_us = self._clock.wall_us()
