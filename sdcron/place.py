@@ -7,7 +7,7 @@ without systemd they may not.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +55,7 @@ def make_place(
     paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
     if own_snap(os.environ) and not elsewhere and backend != "systemd":
         paths = snap_paths(Path(os.environ["SNAP_COMMON"]))
-    automatic = not elsewhere and (paths.local or not may_manage_units())
+    automatic = not elsewhere and (paths.local or not (may_manage_units() or _has_units(paths)))
     if checking and automatic and not paths.local:
         automatic = paths.local_jobs_file.exists()
     if backend == "local" or (backend == "auto" and automatic):
@@ -83,6 +83,13 @@ def own_snap(environment: Mapping[str, str]) -> bool:
 def may_manage_units() -> bool:
     """Whether there is a service manager whose units could be managed: sd_booted(3)."""
     return Path("/run/systemd/system").is_dir()
+
+
+def _has_units(paths: Paths) -> bool:
+    """Whether jobs are applied to systemd here, which only does not run now, as where a disk is repaired."""
+    with suppress(OSError):
+        return any(name.startswith("sdcron-") for name in os.listdir(paths.unit_dir))  # noqa: PTH208 - names alone
+    return False
 
 
 @contextmanager

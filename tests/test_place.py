@@ -61,6 +61,13 @@ def test_the_engine_can_be_asked_for_beside_systemd_and_the_reverse(monkeypatch:
 
 
 @pytest.mark.usefixtures("without_systemd")
+@pytest.mark.usefixtures("without_systemd")
+def test_jobs_that_are_applied_to_a_systemd_that_does_not_run_stay_its_own() -> None:
+    paths = make_place(user=True, root=None, backend="systemd").paths
+    Files().write(paths.unit_dir / "sdcron-backup.service", "[Service]\n")
+    assert not make_place(user=True, root=None, backend="auto").local
+
+
 def test_below_a_root_the_machine_decides_nothing(tmp_path: Path) -> None:
     place = make_place(user=False, root=tmp_path, backend="auto")
     assert (place.local, place.offline) == (False, True)
