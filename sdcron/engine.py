@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sdcron.clocks import SetClock
 from sdcron.engine_run import ActiveRun, Phase
 from sdcron.open_run import SHUT_DOWN, STOPPED
+from sdcron.run_book import SETTLED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,7 @@ class Engine:
             return None
         run_id = next(iter(self._start([due])), None)
         # Whoever asked looks for it at once.
-        self.book.tell_begins()
+        self.book.spool.tell_starts(self._clock.wall_us())
         return run_id
 
     def stop(self, name: str, *, kill: bool = False) -> list[str]:
@@ -155,8 +156,14 @@ class Engine:
         others = self._wait(min(self._seconds_left(), most_seconds))
         self.reap()
         self._mind_bounds()
-        self.book.keep()
+        if not self._starts_next():
+            self.book.keep()
         return others
+
+    def _starts_next(self) -> bool:
+        """Whether runs are started in a moment, which are kept together with what is new by now."""
+        due_us = self.agenda.next_us() if not self.ending and self._room() > 0 else None
+        return due_us is not None and due_us <= self._clock.wall_us()
 
     def _seconds_left(self) -> float:
         """How long nothing is to be done, as far as is known."""
@@ -164,6 +171,8 @@ class Engine:
         left = _LONGEST_SLEEP_SECONDS if self._set_clock.descriptor is not None else _UNTOLD_SLEEP_SECONDS
         if self.active or self.book.is_behind:
             left = min(left, _BUSY_SLEEP_SECONDS)
+        if not self.book.is_settled:
+            left = min(left, SETTLED_SECONDS)
         if self._bounds:
             left = min(left, self._bounds[0][0] - now)
         if self._waiting_for_room:

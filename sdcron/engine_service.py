@@ -47,7 +47,7 @@ _FOLLOWING_SECONDS = 1.0
 """How often job files may be looked at that are followed."""
 _BOOT = "engine_boot"
 """Where the database keeps in which boot an engine ran last."""
-_PARSED = 1000
+_PARSED = 4000
 """Jobs that stay read: those that run often."""
 
 

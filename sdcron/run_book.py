@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 BACKEND = "local"
 _ENGINE = "engine:"
 """How the manager of an open run is called here, before the boot."""
+SETTLED_SECONDS = 0.05
+"""How long a run goes on until it is one that others look at."""
 _STATE_SECONDS = 10.0
 """How often what open runs have printed is kept."""
 
@@ -63,8 +65,10 @@ class RunBook:
         self.open: dict[str, OpenRun] = {}
         """By run id."""
         self._closed: list[Run] = []
-        self._begun: list[tuple[OpenRun, Job]] = []
-        """Runs whose beginning is not told yet."""
+        self._processes: dict[str, float] = {}
+        """Runs whose main process is not written down yet, and since when."""
+        self.is_settled = True
+        """Whether all is written that is to be written of runs that go on."""
         self._ends: list[tuple[Run, int, str]] = []
         """Records that are not kept yet, when they were made, and what is to be said of the retry."""
         self._fresh: dict[str, tuple[str, str]] = {}
@@ -125,23 +129,14 @@ class RunBook:
         """It is being started now; `again`, as it could not be before."""
         run.started_us = self._clock.wall_us()
         if not again:
-            self._begun.append((run, job))
-
-    def tell_begins(self) -> None:
-        """Write down what has begun: after the last of many that were due together is started, and before any word."""
-        for run, job in self._begun:
-            self.spool.begin(run.job, run.run_id, run.started_us or 0, compile_patterns(job.output.redact))
-        self._begun.clear()
+            self.spool.begin(run.job, run.run_id, run.started_us, compile_patterns(job.output.redact), later=True)
 
     def say(self, run: OpenRun, words: str) -> None:
         """What is told of a run beside its output."""
-        self.tell_begins()
         self.spool.say(run.job, words, self._clock.wall_us(), run.run_id)
 
     def printed(self, run: OpenRun, job: Job, which: str, piece: bytes) -> None:
         """What came from one of its streams."""
-        if self._begun:
-            self.tell_begins()
         capture = run.capture(which)
         if job.output.redact:
             for line in _lines(piece):
@@ -164,7 +159,8 @@ class RunBook:
 
     def has_process(self, run: OpenRun) -> None:
         """Its main process is there: the next engine must be able to find it."""
-        self._fresh[run.run_id] = (run.job, json.dumps(run.as_json()))
+        self._processes[run.run_id] = self._clock.monotonic()
+        self.is_settled = False
 
     def take_over(self, open_runs: Mapping[str, tuple[str, str]]) -> None:
         """Close the runs that an earlier engine left open: it was killed, or the machine went down."""
@@ -188,6 +184,7 @@ class RunBook:
         self.open.pop(run.run_id, None)
         self._fresh.pop(run.run_id, None)
         self._grown.discard(run.run_id)
+        self._processes.pop(run.run_id, None)
         # Told once the record is kept: whoever follows the output asks for it then.
         self._ends.append((record, now_us, self._plan_retry(run, record, job, now_us)))
 
@@ -227,11 +224,11 @@ class RunBook:
             states = {run_id: self.open[run_id] for run_id in self._grown}
             self._fresh |= {run_id: (run.job, json.dumps(run.as_json())) for run_id, run in states.items()}
             self._grown.clear()
+        self.is_settled = self._settle(now)
         closed, self._closed = self._closed, []
         fresh, self._fresh = self._fresh, {}
         meta, self.meta = self.meta, {}
         self._keeper.keep(Batch(closed=closed, open_runs=fresh, memories=self.agenda.changes(), meta=meta))
-        self.tell_begins()
         ends, self._ends = self._ends, []
         for record, when_us, words in ends:
             text = f"{record.outcome}: {record.reason}" if record.reason else str(record.outcome)
@@ -241,6 +238,17 @@ class RunBook:
         for record in closed:
             for hear in self.on_end:
                 hear(record)
+
+    def _settle(self, now: float) -> bool:
+        """Write of runs that go on what need not be written of the many that are over at once; whether that is all."""
+        lasting = [run_id for run_id, since in self._processes.items() if since <= now - SETTLED_SECONDS]
+        for run_id in lasting:
+            del self._processes[run_id]
+            run = self.open.get(run_id)
+            if run is not None:
+                self._fresh[run_id] = (run.job, json.dumps(run.as_json()))
+        told = self.spool.tell_starts(self._clock.wall_us() - round(SETTLED_SECONDS * 1_000_000))
+        return told and not self._processes
 
 
 def _restored(run_id: str, name: str, state: str, job: Job | None) -> OpenRun:

@@ -64,6 +64,8 @@ class _Run:
     patterns: Patterns
     streams: dict[str, _Stream]
     when_us: int
+    start: bytes = b""
+    """The line that tells of its start, until it is written."""
 
 
 @dataclass(slots=True)
@@ -89,6 +91,8 @@ class Spool:
         self._files: OrderedDict[str, _File] = OrderedDict()
         """Those that are open, the one that was used last at the end."""
         self._runs: dict[str, _Run] = {}
+        self._untold: dict[str, _Run] = {}
+        """Runs whose start is not written yet."""
         self._left_out: dict[str, tuple[int, str]] = {}
         """By job: bytes of output, 0 if only words of sdcron's are missing, and why."""
         self._told: dict[int | None, int] = {}
@@ -98,14 +102,33 @@ class Spool:
     def _half(self) -> int:
         return max(self.keep_bytes // 2, 1)
 
-    def begin(self, job: str, run_id: str, when_us: int, patterns: Patterns = ()) -> None:
+    def begin(
+        self, job: str, run_id: str, when_us: int, patterns: Patterns = (), *, later: bool = False
+    ) -> None:
         """A run starts; `patterns` are blacked out in each of its lines before it is written.
 
-        `run_id` is made of letters, digits and `-`, at most 64.
+        `run_id` is made of letters, digits and `-`, at most 64. With `later` its start is written with what follows first, or
+        by `tell_starts`: many runs are over at once, and one write does for all.
         """
         run = self._runs[run_id] = _new_run(job, run_id, patterns, when_us)
-        self._look_again(job)
-        self._append(job, b"%d %b start 0 \n" % (max(when_us, 0), run.run_id), when_us)
+        run.start = b"%d %b start 0 \n" % (max(when_us, 0), run.run_id)
+        self._untold[run_id] = run
+        if not later:
+            self._append(job, self._started(run), when_us)
+
+    def tell_starts(self, before_us: int) -> bool:
+        """Write the starts that are not written yet, of runs that began before; whether all are written now."""
+        for run in [run for run in self._untold.values() if run.when_us <= before_us]:
+            self._append(run.job, self._started(run), run.when_us)
+        return not self._untold
+
+    def _started(self, run: _Run) -> bytes:
+        """The line that tells of a run's start, once."""
+        start, run.start = run.start, b""
+        if start:
+            del self._untold[run.run_id.decode()]
+            self._look_again(run.job)
+        return start
 
     def write(self, job: str, run_id: str, which: str, piece: bytes, when_us: int) -> None:
         """The run printed `piece` to `which`, `stdout` or `stderr`. Whole lines are on disk on return."""
@@ -115,7 +138,7 @@ class Spool:
         run.when_us = when_us
         lines = _take(run, run.streams[which], piece)
         if lines:
-            self._append(job, lines, when_us)
+            self._append(job, self._started(run) + lines if run.start else lines, when_us)
 
     def say(self, job: str, text: str, when_us: int, run_id: str | None = None) -> None:
         """Words of sdcron's own, about a run or about none."""
@@ -125,7 +148,8 @@ class Spool:
             said = redact(said, run.patterns)
         prefix = b"%d %b " % (max(when_us, 0), (run_id or "-").encode("ascii", "replace"))
         pieces = [piece for line in said.split(b"\n") for piece in stored_pieces(prefix, SDCRON, line)]
-        self._append(job, b"".join(pieces), when_us)
+        start = self._started(run) if run is not None and run.start else b""
+        self._append(job, start + b"".join(pieces), when_us)
 
     def end(self, job: str, run_id: str, when_us: int, outcome_text: str) -> None:
         """A run is over: its last lines, also those without an end, and `outcome` or `outcome: reason`."""
@@ -133,7 +157,7 @@ class Spool:
         run.when_us = when_us
         said = outcome_text.replace("\n", " ").encode("utf-8", "backslashreplace")[:PIECE]
         end = b"%d %b end %d %b\n" % (max(when_us, 0), run.run_id, len(said), said)
-        self._append(job, _rest(run) + end, when_us)
+        self._append(job, self._started(run) + _rest(run) + end, when_us)
 
     def forget(self, job: str) -> None:
         """Remove all that is stored of a job."""

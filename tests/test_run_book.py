@@ -87,9 +87,14 @@ class Said:
 
     lines: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def begin(self, job: str, run_id: str, when_us: int, patterns: object = ()) -> None:
+    def begin(self, job: str, run_id: str, when_us: int, patterns: object = (), *, later: bool = False) -> None:
         """See Spool, here and below."""
+        assert later
         self.lines.append(("begin", job, run_id, when_us, patterns))
+
+    def tell_starts(self, _before_us: int) -> bool:
+        """All are told already."""
+        return True
 
     def write(self, job: str, run_id: str, which: str, piece: bytes, _when_us: int) -> None:
         """Output."""
