@@ -102,13 +102,11 @@ class Spool:
     def _half(self) -> int:
         return max(self.keep_bytes // 2, 1)
 
-    def begin(
-        self, job: str, run_id: str, when_us: int, patterns: Patterns = (), *, later: bool = False
-    ) -> None:
+    def begin(self, job: str, run_id: str, when_us: int, patterns: Patterns = (), *, later: bool = False) -> None:
         """A run starts; `patterns` are blacked out in each of its lines before it is written.
 
-        `run_id` is made of letters, digits and `-`, at most 64. With `later` its start is written with what follows first, or
-        by `tell_starts`: many runs are over at once, and one write does for all.
+        `run_id` is made of letters, digits and `-`, at most 64. With `later` its start is written with what follows
+        first, or by `tell_starts`: many runs are over at once, and one write does for all.
         """
         run = self._runs[run_id] = _new_run(job, run_id, patterns, when_us)
         run.start = b"%d %b start 0 \n" % (max(when_us, 0), run.run_id)
