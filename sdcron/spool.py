@@ -9,14 +9,13 @@ import errno
 import os
 import resource
 import stat
-import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdcron.files import make_directory
-from sdcron.output import REDACTED, redact
+from sdcron.output import redact
 from sdcron.spool_lines import (
     FILE,
     LONGEST_FIRST,
@@ -28,44 +27,17 @@ from sdcron.spool_lines import (
     stored_line,
     stored_pieces,
 )
+from sdcron.spool_runs import SpooledRun, new_run, rest_of, take_piece
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sdcron.output import Patterns
 
-_LOOKED_AT = 256 * 1024
-"""Bytes of a line that are looked at as one when there is something to redact, as in output.py."""
-_MOST_SEARCH_SECONDS = 5.0
-"""How long all searches in one stream may take, as in output.py."""
 _OPEN_FILES = 64
 _ONLY_BEGUN = 100
 """Bytes: a file that is no larger has no line of a job's yet."""
 _TOLD_AGAIN_US = 3_600_000_000
-_HIDDEN = REDACTED.encode()
-
-
-@dataclass(slots=True)
-class _Stream:
-    kind: bytes
-    held: bytearray = field(default_factory=bytearray)
-    """The beginning, or what is not stored of it, of a line whose end is to come."""
-    continues: bool = False
-    """Whether a piece of that line is stored."""
-    hidden: bool = False
-    """Whether the rest of that line is left out, as it is too long to be looked at."""
-    search_seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Run:
-    job: str
-    run_id: bytes
-    patterns: Patterns
-    streams: dict[str, _Stream]
-    when_us: int
-    start: bytes = b""
-    """The line that tells of its start, until it is written."""
 
 
 @dataclass(slots=True)
@@ -90,8 +62,8 @@ class Spool:
         self._most_open = min(_OPEN_FILES, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 1))
         self._files: OrderedDict[str, _File] = OrderedDict()
         """Those that are open, the one that was used last at the end."""
-        self._runs: dict[str, _Run] = {}
-        self._untold: dict[str, _Run] = {}
+        self._runs: dict[str, SpooledRun] = {}
+        self._untold: dict[str, SpooledRun] = {}
         """Runs whose start is not written yet."""
         self._left_out: dict[str, tuple[int, str]] = {}
         """By job: bytes of output, 0 if only words of sdcron's are missing, and why."""
@@ -108,7 +80,7 @@ class Spool:
         `run_id` is made of letters, digits and `-`, at most 64. With `later` its start is written with what follows
         first, or by `tell_starts`: many runs are over at once, and one write does for all.
         """
-        run = self._runs[run_id] = _new_run(job, run_id, patterns, when_us)
+        run = self._runs[run_id] = new_run(job, run_id, patterns, when_us)
         run.start = b"%d %b start 0 \n" % (max(when_us, 0), run.run_id)
         self._untold[run_id] = run
         if not later:
@@ -120,7 +92,7 @@ class Spool:
             self._append(run.job, self._started(run), run.when_us)
         return not self._untold
 
-    def _started(self, run: _Run) -> bytes:
+    def _started(self, run: SpooledRun) -> bytes:
         """The line that tells of a run's start, once."""
         start, run.start = run.start, b""
         if start:
@@ -132,9 +104,9 @@ class Spool:
         """The run printed `piece` to `which`, `stdout` or `stderr`. Whole lines are on disk on return."""
         run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[run_id] = _new_run(job, run_id, (), when_us)
+            run = self._runs[run_id] = new_run(job, run_id, (), when_us)
         run.when_us = when_us
-        lines = _take(run, run.streams[which], piece)
+        lines = take_piece(run, run.streams[which], piece)
         if lines:
             self._append(job, self._started(run) + lines if run.start else lines, when_us)
 
@@ -151,11 +123,11 @@ class Spool:
 
     def end(self, job: str, run_id: str, when_us: int, outcome_text: str) -> None:
         """A run is over: its last lines, also those without an end, and `outcome` or `outcome: reason`."""
-        run = self._runs.pop(run_id, None) or _new_run(job, run_id, (), when_us)
+        run = self._runs.pop(run_id, None) or new_run(job, run_id, (), when_us)
         run.when_us = when_us
         said = outcome_text.replace("\n", " ").encode("utf-8", "backslashreplace")[:PIECE]
         end = b"%d %b end %d %b\n" % (max(when_us, 0), run.run_id, len(said), said)
-        self._append(job, self._started(run) + _rest(run) + end, when_us)
+        self._append(job, self._started(run) + rest_of(run) + end, when_us)
 
     def forget(self, job: str) -> None:
         """Remove all that is stored of a job."""
@@ -179,7 +151,7 @@ class Spool:
     def close(self) -> None:
         """Write the beginnings of lines whose ends did not come, and close all files."""
         for run in self._runs.values():
-            if lines := _rest(run):
+            if lines := rest_of(run):
                 self._append(run.job, lines, run.when_us)
         self._runs.clear()
         self.let_go()
@@ -329,74 +301,6 @@ def _open(path: str) -> _File:
         os.close(descriptor)
         raise
     return _File(descriptor, status.st_ino, status.st_size, whole)
-
-
-def _new_run(job: str, run_id: str, patterns: Patterns, when_us: int) -> _Run:
-    streams = {"stdout": _Stream(b"stdout"), "stderr": _Stream(b"stderr")}
-    return _Run(job, run_id.encode("ascii", "replace"), patterns, streams, when_us)
-
-
-def _take(run: _Run, stream: _Stream, piece: bytes) -> bytes:
-    """The lines to store that the next bytes of a stream complete."""
-    held = stream.held
-    if b"\n" in piece:
-        *lines, rest = (bytes(held) + piece if held else piece).split(b"\n")
-        held[:] = rest
-    else:
-        lines = []
-        if not stream.hidden:
-            held += piece
-    if run.patterns:
-        if lines:
-            lines = [_redacted(run, stream, line) for line in lines]
-        if len(held) > _LOOKED_AT:
-            stream.hidden = True
-            held.clear()
-    return _stored(run, stream, lines)
-
-
-def _redacted(run: _Run, stream: _Stream, line: bytes) -> bytes:
-    """A whole line as it may be written."""
-    if stream.hidden or len(line) > _LOOKED_AT or stream.search_seconds > _MOST_SEARCH_SECONDS:
-        stream.hidden = False
-        return _HIDDEN
-    began = time.monotonic()
-    line = redact(line, run.patterns)
-    stream.search_seconds += time.monotonic() - began
-    return line
-
-
-def _stored(run: _Run, stream: _Stream, lines: list[bytes]) -> bytes:
-    """Whole lines, and what is too long to be held back, as lines to store."""
-    prefix = b"%d %b " % (max(run.when_us, 0), run.run_id)
-    pieces = []
-    if lines:
-        if stream.continues or max(map(len, lines)) > PIECE:
-            pieces = stored_pieces(prefix, stream.kind, lines[0], continues=stream.continues)
-            stream.continues = False
-            for line in lines[1:]:
-                pieces += stored_pieces(prefix, stream.kind, line)
-        else:
-            prefix_of_all = b"%b%b " % (prefix, stream.kind)
-            pieces = [b"%b%d %b\n" % (prefix_of_all, len(line), line) for line in lines]
-    if len(stream.held) > PIECE and not run.patterns:
-        now = (len(stream.held) - 1) // PIECE * PIECE
-        begun = bytes(stream.held[:now])
-        pieces += stored_pieces(prefix, stream.kind, begun, continues=stream.continues, goes_on=True)
-        del stream.held[:now]
-        stream.continues = True
-    return b"".join(pieces)
-
-
-def _rest(run: _Run) -> bytes:
-    """What is held back of a run, as lines to store."""
-    rest = b""
-    for stream in run.streams.values():
-        if stream.held or stream.hidden or stream.continues:
-            line = bytes(stream.held)
-            stream.held.clear()
-            rest += _stored(run, stream, [_redacted(run, stream, line) if run.patterns else line])
-    return rest
 
 
 def _left_out_line(count: int, cause: str, when_us: int) -> bytes:

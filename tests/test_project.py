@@ -32,7 +32,7 @@ ORDER = """
     record step apply apply_transient own_units
     store_rows store ledger resident journal conditions definition trigger memories open_run streams fold recorder
     sync_socket local_operations place operations job_queries collector collect_service boot local_queries run_queries
-    log_lines job_log spool_lines spool_files spool spool_log all_logs queries local_doctor doctor running
+    log_lines job_log spool_lines spool_runs spool_files spool spool_log all_logs queries local_doctor doctor running
     agenda process_tree process_attributes process environment_file engine_run processes engine_keep run_book engine
     followed engine_signals engine_service engine_process
     render render_runs
