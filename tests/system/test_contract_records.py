@@ -11,7 +11,7 @@ from tests.contract_jobs import FIFTY, FILES, PLACE, PROGRAMS, sh
 from tests.contract_worlds import LocalWorld, SystemdWorld
 from tests.machine import until
 from tests.system.jobs import yaml
-from tests.system.records import check_shape
+from tests.system.records import check_shape, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,8 @@ def test_fifty_job_files_make_the_same_records_with_systemd_and_with_the_engine(
     machine: Machine, engine: LocalWorld
 ) -> None:
     assert len(FIFTY) == 50
+    # Of jobs of the same names in earlier tests nothing is to be on record.
+    prepare(machine)
     machine.write_files({f"{SHARED}/{name}": text for name, text in FILES.items()})
     machine.write_files({f"{SHARED}/{name}": FILES[name] for name in PROGRAMS}, mode=0o755)
     worlds = (SystemdWorld(machine, "/srv/systemd"), engine)
