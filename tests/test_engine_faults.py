@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
     from sdcron.runs import Run
 
+pytestmark = pytest.mark.long
+
 KILLS = 300 if LONG else 30
 JOBS = 200
 #: Seconds that an engine on a busy machine may need to take up what is due.

@@ -22,6 +22,8 @@ from sdcron.schedule import Schedule, parse_schedule
 from tests import test_calendar_property as calendar
 from tests.cron_evaluator import CronLine
 
+pytestmark = pytest.mark.long
+
 ZONES = (
     "Europe/Berlin",
     "America/New_York",
