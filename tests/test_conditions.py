@@ -179,9 +179,16 @@ def test_what_is_told_is_what_the_collector_reads_in_systemds_messages(path: str
         assert unmet_condition(message) == told
 
 
-def test_what_nobody_may_look_at_is_not_there() -> None:
+def test_what_nobody_may_look_at_is_not_there(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "file").touch()
     if os.geteuid() != 0:
-        assert unmet(When(path_exists=("/root/.profile",))) == "ConditionPathExists=/root/.profile"
+        closed.chmod(0)
+        try:
+            assert unmet(When(path_exists=(f"{closed}/file",))) == f"ConditionPathExists={closed}/file"
+        finally:
+            closed.chmod(0o700)
     assert unmet(When(path_missing=("/proc/1/no/such",))) is None
     assert unmet(When(path_exists=("/" + "x" * 300,))) == "ConditionPathExists=/" + "x" * 300
 

@@ -538,8 +538,9 @@ def test_three_thousand_short_jobs_leave_no_zombie_and_no_memory(place: Rig) -> 
     after = fields_of(pid, "VmRSS")["VmRSS"]
     wait(lambda: zombies(pid) == 0, "all are reaped", 5)
     place.end()
-    # A megabyte would be 340 bytes a run.
-    assert after - before < 1024, (before, after)
+    # SQLite's page cache may still fill, up to its 4 MiB; what each run would keep shows beyond that, and in
+    # tests/bench/endurance.py.
+    assert after - before < 5 * 1024, (before, after)
 
 
 def test_orphans_are_killed_with_their_run_and_reaped(place: Rig) -> None:
