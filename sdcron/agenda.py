@@ -1,8 +1,9 @@
 """When the engine starts what: due times, runs that were missed, retries, boots, and clocks that are set. Pure.
 
-A due time is used up once, by the run that takes it or by the run that was on when it came. What was used up is part
-of a job's memory, which is kept in one step with the run it started: a killed engine neither loses a due time nor takes
-one twice. Several due times that passed meanwhile are one run, as with Persistent= (systemd.timer(5)).
+A due time is used up once, by the run that takes it or by the run that was on when it came; `overlap` may have one run
+wait for that, or have several on. What was used up is part of a job's memory, which is kept in one step with the run
+it started: a killed engine neither loses a due time nor takes one twice. Several due times that passed meanwhile are
+one run, as with Persistent= (systemd.timer(5)).
 
 A clock that is set back by up to three hours does not make fixed times come twice, and what runs every so often goes
 on; by more than that, the clock was wrong before, and the new time counts. This is cron(8)'s rule.
@@ -11,113 +12,28 @@ on; by more than that, the clock was wrong before, and the new time counts. This
 from __future__ import annotations
 
 import heapq
-import json
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdcron.job import Missed
-from sdcron.runs import Trigger, microseconds_of, moment_of
-from sdcron.trigger import last_due
+from sdcron.agenda_memory import Memory, Waiting
+from sdcron.agenda_slot import Due, Entry, Slot, next_after, timing_key
+from sdcron.job import Missed, Overlap
+from sdcron.runs import NOT_ASKED, Asked, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sdcron.job_text import Timing
     from sdcron.schedule import Schedule
 
 CORRECTION_US = 3 * 3600 * 1_000_000
 """A clock that is set back by more than this was wrong."""
-_LAST_US = 1 << 53
-"""No time of a job's is later: in the year 2255, and schedules end in 2199."""
-_MOST_RETRIES = 100
 _VOID = 1000
 """How much of the heap may be void before it is made anew."""
 _BOOT_DELAY_US = 1_000_000
 _OWED = "owed:"
 """Before the boot in a job's memory: it is still to run at that."""
 _MICROSECOND = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One job as the agenda takes it: its times, and since when they count (microseconds since 1970)."""
-
-    name: str
-    timing: Timing
-    since_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A run that is to be started now; `scheduled_us` is when it should have been, None where nothing says."""
-
-    job: str
-    trigger: Trigger
-    attempt: int = 1
-    scheduled_us: int | None = None
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is remembered of a job over restarts. Times are microseconds since 1970."""
-
-    due_us: int | None = None
-    """The last due time that is used up."""
-    timing: str = ""
-    """What the job's times were then."""
-    retry: int = 0
-    """The attempt that waits, 2 for the first retry; 0 for none."""
-    retry_us: int = 0
-    """When its wait ends."""
-    retry_from_us: int = 0
-    """When it began."""
-    boot: str = ""
-    """The boot in which it ran at boot, or in which it came too late for that."""
-    used_us: int = 0
-    """The last due time that was used up before the clock was set back so far that times come again; 0 for none."""
-
-    def text(self) -> str:
-        """As the store keeps it."""
-        times = (self.due_us, self.used_us, self.retry_us, self.retry_from_us)
-        return json.dumps({"engine": [*times, self.retry, self.timing, self.boot]})
-
-    @classmethod
-    def of(cls, text: str) -> Memory:
-        """The inverse; what cannot be read, as the collector's, is a job that nothing is known of."""
-        try:
-            state: Any = json.loads(text)["engine"]
-            due_us, used_us, retry_us, retry_from_us, retry, timing, boot = state
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return cls()
-        times = (used_us, retry_us, retry_from_us, *((due_us,) if due_us is not None else ()))
-        if not all(type(number) is int and 0 <= number <= _LAST_US for number in times):
-            return cls()
-        if (
-            type(retry) is not int
-            or not 0 <= retry <= _MOST_RETRIES
-            or type(timing) is not str
-            or type(boot) is not str
-        ):
-            return cls()
-        return cls(due_us, timing, retry, retry_us, retry_from_us, boot, used_us)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One job in the agenda."""
-
-    entry: Entry
-    memory: Memory
-    next_us: int | None = None
-    """The first due time that is not used up."""
-    boot_us: int | None = None
-    """When it runs at this boot."""
-
-    def times(self) -> tuple[int | None, ...]:
-        """When there may be something to do."""
-        return self.next_us, self.boot_us, self.memory.retry_us if self.memory.retry else None
 
 
 class Agenda:
@@ -131,9 +47,13 @@ class Agenda:
         """Whether an engine has been started before since the machine was."""
         self._awake_us = now_us
         """Since when no time has passed unseen."""
-        self._slots: dict[str, _Slot] = {}
-        self._busy: set[str] = set()
-        """Jobs of which a run is on, or about to be; also of one that is not there any more."""
+        self._slots: dict[str, Slot] = {}
+        self._busy: dict[str, int] = {}
+        """How many runs of a job are on, or about to be; also of one that is not there any more."""
+        self._held: set[str] = set()
+        """Those of them whose run is for an instant or has values of its own."""
+        self._replaced: set[str] = set()
+        """Jobs whose runs are to make room for one that waits."""
         self._heap: list[tuple[int, str]] = []
         """Times and jobs; what is not in the job's `times` any more is void."""
         self._memories: dict[str, Memory] = {}
@@ -168,10 +88,13 @@ class Agenda:
             old = before.pop(entry.name, None)
             if old is not None and old.entry == entry:
                 self._slots[entry.name] = old
+                if Overlap.QUEUE in {old.entry.timing.overlap} - {entry.timing.overlap}:
+                    self._give_up(old)
+                old.entry = entry
                 continue
             memory = old.memory if old is not None else self._memory(entry.name)
             self._memories.pop(entry.name, None)
-            slot = self._slots[entry.name] = _Slot(entry, memory)
+            slot = self._slots[entry.name] = Slot(entry, memory)
             self._begin(slot, now_us, starting=starting)
         self._memories |= {name: slot.memory for name, slot in before.items()}
         self._heap_anew()
@@ -189,39 +112,71 @@ class Agenda:
         """How many jobs there are."""
         return len(self._slots)
 
-    def retry_of(self, job: str) -> tuple[int, int] | None:
-        """Attempt and time, microseconds since 1970, of the retry that waits; None if none does."""
-        slot = self._slots.get(job)
-        return (slot.memory.retry, slot.memory.retry_us) if slot is not None and slot.memory.retry else None
-
     def retries(self) -> dict[str, tuple[int, int]]:
-        """The same of all jobs in which one waits."""
+        """Attempt and time, microseconds since 1970, of the retries that wait, by job."""
         slots = self._slots.items()
         return {job: (slot.memory.retry, slot.memory.retry_us) for job, slot in slots if slot.memory.retry}
+
+    def queued(self) -> list[str]:
+        """The jobs of which a run waits for the end of another."""
+        return [job for job, slot in self._slots.items() if slot.memory.waiting is not None]
+
+    def memory(self, job: str) -> Memory:
+        """What is remembered of a job, to be changed."""
+        self._changed.add(job)
+        return self._memory(job)
+
+    def is_retried(self, job: str) -> bool:
+        """Whether a retry of it waits."""
+        slot = self._slots.get(job)
+        return slot is not None and bool(slot.memory.retry)
+
+    def chained(self) -> list[str]:
+        """The jobs that remember something of others."""
+        memories = {**self._memories, **{name: slot.memory for name, slot in self._slots.items()}}
+        return [name for name, memory in memories.items() if memory.chain]
+
+    def start_after(self, job: str, failed: tuple[str, ...]) -> None:
+        """All that it runs after have ended: start it, unless it skips and runs, is disabled, or is not there."""
+        slot = self._slots.get(job)
+        if slot is None or not slot.entry.timing.enabled:
+            return
+        waits = job in self._held or slot.entry.timing.overlap in (Overlap.QUEUE, Overlap.REPLACE)
+        if waits or self._busy.get(job, 0) < slot.most:
+            slot.memory.chain.due = failed
+            self._changed.add(job)
+            self._push(slot)
 
     def _memory(self, job: str) -> Memory:
         slot = self._slots.get(job)
         return slot.memory if slot is not None else self._memories.setdefault(job, Memory())
 
-    def _begin(self, slot: _Slot, now_us: int, *, starting: bool) -> None:
+    def _begin(self, slot: Slot, now_us: int, *, starting: bool) -> None:
         entry, memory = slot.entry, slot.memory
         key = timing_key(entry)
         if memory.timing != key:
             # Other times are another job: nothing of the old ones is owed, and what passed before them is no run.
             since_us = max(entry.since_us, self._ran_us.get(entry.name, 0) if not memory.timing else 0)
             memory.timing, memory.due_us, memory.used_us, memory.retry = key, min(since_us, now_us), 0, 0
+            memory.waiting = None
             self._changed.add(entry.name)
         if memory.retry and memory.retry_from_us > now_us:
             # The clock was set back since then: the wait keeps its length.
             memory.retry_us += now_us - memory.retry_from_us
             memory.retry_from_us = now_us
             self._changed.add(entry.name)
+        waits = starting or entry.timing.overlap in (Overlap.QUEUE, Overlap.REPLACE)
+        if not (entry.timing.enabled and waits):
+            self._give_up(slot)
+        if memory.waiting is not None and entry.name not in self._busy:
+            slot.ready_us = now_us
         if not entry.timing.enabled:
+            memory.chain.due = None
             return
         schedule = self._schedule_of(entry)
         if starting and entry.timing.missed is Missed.SKIP:
             memory.due_us = max(memory.due_us or 0, now_us)
-        slot.next_us = _next_after(schedule, self._base_us(slot, schedule, now_us))
+        slot.next_us = next_after(schedule, self._base_us(slot, schedule, now_us))
         if schedule is not None and schedule.on_boot and memory.boot != self._boot:
             self._changed.add(entry.name)
             # Of an engine that was killed before it ran them, those are left that were there at its first start.
@@ -232,7 +187,7 @@ class Agenda:
                 # It waits for the next boot, as with systemd.
                 memory.boot = self._boot
 
-    def _base_us(self, slot: _Slot, schedule: Schedule | None, now_us: int, back_us: int | None = None) -> int:
+    def _base_us(self, slot: Slot, schedule: Schedule | None, now_us: int, back_us: int | None = None) -> int:
         """From when on due times count; `back_us` is by how much the clock was set back, if that is known."""
         memory = slot.memory
         base_us = memory.due_us if memory.due_us is not None else now_us
@@ -274,20 +229,48 @@ class Agenda:
             slot = self._slots[heapq.heappop(self._heap)[1]]
             due = self._due(slot, now_us)
             if due is not None:
-                self._busy.add(due.job)
+                self._busy[due.job] = self._busy.get(due.job, 0) + 1
                 found.append(due)
             self._push(slot)
         return found
 
-    def take(self, job: str) -> Due | None:
-        """A run by hand, busy from now on; None if it is so already, or there is no such job."""
+    def take(self, job: str, asked: Asked = NOT_ASKED) -> Due | None:
+        """A run by hand, busy from now on; None if no more may begin, or there is no such job.
+
+        It may wait then: see `waiting`. One that is another than all others of the job never does.
+        """
         slot = self._slots.get(job)
-        if slot is None or job in self._busy:
+        due = self._admitted(slot, Due(job, Trigger.MANUAL, asked=asked)) if slot is not None else None
+        if slot is None or due is None:
             return None
-        self._busy.add(job)
+        self._busy[job] = self._busy.get(job, 0) + 1
+        if due.asked.is_special:
+            # It stands for no other run: a retry still comes, and what falls due meanwhile waits.
+            self._held |= {job} if slot.most == 1 else set()
+            return due
         slot.memory.retry = 0
         self._changed.add(job)
-        return Due(job, Trigger.MANUAL)
+        return due
+
+    def waiting(self, job: str) -> Waiting | None:
+        """The run of it that begins when the one that is on is over."""
+        return self._memory(job).waiting
+
+    def give_up_waiting(self, job: str) -> None:
+        """Nothing waits for the end of a run of it any more."""
+        slot = self._slots.get(job)
+        if slot is not None:
+            self._give_up(slot)
+
+    def take_replaced(self) -> list[str]:
+        """The jobs whose runs are to be ended, as the next one waits for that; told once."""
+        found, self._replaced = sorted(self._replaced), set()
+        return found
+
+    def _give_up(self, slot: Slot) -> None:
+        if slot.memory.waiting is not None:
+            slot.memory.waiting = slot.ready_us = None
+            self._changed.add(slot.entry.name)
 
     def over(self, job: str, now_us: int, *, retry: int = 0, delay_us: int = 0) -> bool:
         """The run is over, or came to nothing; the attempt `retry`, if not 0, is to follow after so long.
@@ -295,18 +278,25 @@ class Agenda:
         Returns whether that is waited for: not of a job that is gone or disabled. A run of an earlier engine is over
         before any begins here, and what fell due since that one ended is owed.
         """
-        was_on = job in self._busy
-        self._busy.discard(job)
+        was_on = self._busy.pop(job, 0)
+        if was_on > 1:
+            self._busy[job] = was_on - 1
         slot = self._slots.get(job)
         if slot is None:
+            self._held.discard(job)
             return False
-        if was_on and slot.next_us is not None and slot.next_us <= now_us:
+        skips = slot.entry.timing.overlap is Overlap.SKIP
+        held = job in self._held
+        self._held.discard(job)
+        if was_on and skips and not held and slot.next_us is not None and slot.next_us <= now_us:
             # What fell due while it ran is dropped, as a timer's elapse is while its service is active.
             self._use_up(slot, now_us)
-        waits = bool(retry) and slot.entry.timing.enabled
+        waits = bool(retry) and slot.entry.timing.enabled and slot.memory.waiting is None
         if waits:
             slot.memory.retry, slot.memory.retry_us, slot.memory.retry_from_us = retry, now_us + delay_us, now_us
             self._changed.add(job)
+        if slot.memory.waiting is not None and job not in self._busy:
+            slot.ready_us = now_us
         self._push(slot)
         return waits
 
@@ -322,16 +312,18 @@ class Agenda:
                 self._changed.add(slot.entry.name)
             if slot.boot_us is not None:
                 slot.boot_us += by_us
+            if slot.ready_us is not None:
+                slot.ready_us += by_us
             if not slot.entry.timing.enabled:
                 continue
             if by_us < 0:
                 schedule = self._schedule_of(slot.entry)
-                slot.next_us = _next_after(schedule, self._base_us(slot, schedule, now_us, -by_us))
+                slot.next_us = next_after(schedule, self._base_us(slot, schedule, now_us, -by_us))
             elif (memory.due_us or 0) < memory.used_us <= now_us + CORRECTION_US:
                 # It was right before, and wrong in between: what was used up then does not come again.
                 memory.due_us = min(memory.used_us, now_us)
                 self._changed.add(slot.entry.name)
-                slot.next_us = _next_after(self._schedule_of(slot.entry), memory.due_us)
+                slot.next_us = next_after(self._schedule_of(slot.entry), memory.due_us)
         self._heap_anew()
 
     def zone_was_set(self, now_us: int) -> None:
@@ -339,18 +331,30 @@ class Agenda:
         for slot in self._slots.values():
             if slot.next_us is not None and slot.next_us > now_us and slot.entry.timing.timezone is None:
                 base_us = max(now_us, slot.memory.due_us or 0)
-                slot.next_us = _next_after(self._schedule_of(slot.entry), base_us)
+                slot.next_us = next_after(self._schedule_of(slot.entry), base_us)
         self._heap_anew()
 
-    def _due(self, slot: _Slot, now_us: int) -> Due | None:
-        """What is due of a job now, and used up with that; None where a run is on."""
+    def _due(self, slot: Slot, now_us: int) -> Due | None:
+        """What is due of a job now, and used up with that; None where it may not begin."""
         memory, job = slot.memory, slot.entry.name
+        waiting, slot.ready_us = memory.waiting, None
         due: Due | None = None
         self._changed.add(job)
-        if slot.next_us is not None and slot.next_us <= now_us:
-            scheduled_us = self._use_up(slot, now_us)
-            missed = scheduled_us < self._awake_us
-            due = Due(job, Trigger.MISSED if missed else Trigger.SCHEDULE, 1, scheduled_us)
+        if waiting is not None and job not in self._busy:
+            if slot.next_us is not None and slot.next_us <= now_us:
+                # There is one run for all that fell due before it begins.
+                self._use_up(slot, now_us)
+            memory.waiting, due = (
+                None,
+                Due(job, waiting.trigger, waiting.attempt, waiting.scheduled_us, waiting.failed, Asked(waiting.by)),
+            )
+        elif memory.chain.due is not None:
+            due = Due(job, Trigger.AFTER, failed=memory.chain.due)
+            memory.chain.due = None
+        elif slot.next_us is not None and slot.next_us <= now_us:
+            # It makes up for what was missed also where one more time has come since, as while the engine loads.
+            missed = slot.next_us < self._awake_us
+            due = Due(job, Trigger.MISSED if missed else Trigger.SCHEDULE, 1, self._use_up(slot, now_us))
         elif slot.boot_us is not None and slot.boot_us <= now_us:
             slot.boot_us, memory.boot = None, self._boot
             due = Due(job, Trigger.BOOT)
@@ -360,21 +364,29 @@ class Agenda:
             return None
         # Any run ends the wait for a retry.
         memory.retry = 0
-        return None if job in self._busy else due
+        return self._admitted(slot, due)
 
-    def _use_up(self, slot: _Slot, now_us: int) -> int:
+    def _admitted(self, slot: Slot, due: Due) -> Due | None:
+        """The same if it may begin; else it waits, the first or the last of several, or is dropped."""
+        job, overlap = due.job, slot.entry.timing.overlap
+        if self._busy.get(job, 0) < slot.most:
+            return due
+        if due.asked.is_special:
+            return None
+        held = job in self._held and (due.trigger is not Trigger.MANUAL or overlap is not Overlap.SKIP)
+        if held or overlap in (Overlap.QUEUE, Overlap.REPLACE):
+            slot.have_wait(due, first=overlap is not Overlap.REPLACE)
+            self._changed.add(job)
+        if overlap is Overlap.REPLACE and not held:
+            self._replaced.add(job)
+        return None
+
+    def _use_up(self, slot: Slot, now_us: int) -> int:
         """Take all due times up to now; returns the last of them."""
-        schedule = self._schedule_of(slot.entry)
-        due_us = slot.next_us or now_us
-        following_us = _next_after(schedule, due_us)
-        if schedule is not None and following_us is not None and following_us <= now_us:
-            due_us = last_due(schedule, now_us) or due_us
-            following_us = _next_after(schedule, due_us)
-        slot.memory.due_us, slot.next_us = due_us, following_us
         self._changed.add(slot.entry.name)
-        return due_us
+        return slot.use_up(self._schedule_of(slot.entry), now_us)
 
-    def _push(self, slot: _Slot) -> None:
+    def _push(self, slot: Slot) -> None:
         times = [when_us for when_us in slot.times() if when_us is not None]
         if times:
             heapq.heappush(self._heap, (min(times), slot.entry.name))
@@ -385,15 +397,3 @@ class Agenda:
         self._heap = []
         for slot in self._slots.values():
             self._push(slot)
-
-
-def timing_key(entry: Entry) -> str:
-    """What makes the times of a job the same: written alike, and applied at once; one that was gone is another."""
-    timing = entry.timing
-    words = (*timing.schedule, "", timing.timezone or "", timing.spread // _MICROSECOND, timing.enabled, entry.since_us)
-    return "\n".join(map(str, words))
-
-
-def _next_after(schedule: Schedule | None, moment_us: int) -> int | None:
-    following = schedule.next_after(moment_of(moment_us)) if schedule is not None else None
-    return microseconds_of(following) if following is not None else None

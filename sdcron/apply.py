@@ -12,13 +12,16 @@ import fcntl
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdcron.drop_ins import directories as drop_in_directories
+from sdcron.drop_ins import unit_of
 from sdcron.errors import BackendError, LockHeldError, SdcronError
 from sdcron.files import Files, leftovers, make_directory
+from sdcron.pauses import NO_MARKS, owed_without
 from sdcron.step import Scene, Step, backward, forward, is_boot_timer, is_retry, read_text, stamp_path
 
 if TYPE_CHECKING:
@@ -100,13 +103,21 @@ class Applier:
         self.recovered = True
         return True
 
-    def carry_out(self, plan: Plan) -> None:
-        """Apply every change, or restore what was there and raise what went wrong."""
-        if not plan:
+    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS) -> None:
+        """Apply every change, or restore what was there and raise what went wrong.
+
+        `marks` are texts for `Paths.paused_dir` by name, None for one to be removed: see pauses.py.
+        """
+        if not plan and not marks:
             return
         scene = self._scene(plan.changes)
         onward = self._forward(plan.changes, scene)
         back = backward(plan.changes, scene)
+        gone = [change.name for change in plan.changes if change.after is None]
+        for name, mark in {**owed_without(self._paths, gone), **marks}.items():
+            path = self._paths.paused_dir / name
+            onward.files[str(path)] = mark
+            back.files[str(path)] = read_text(path)
         text = json.dumps({name: getattr(back, name) for name in Step.__slots__})
         try:
             staged = self._stage(onward)
@@ -126,6 +137,10 @@ class Applier:
                     "mend that, then run the same again: it begins with bringing back",
                 ) from failure
             raise
+        for directory in (self._paths.paused_dir, self._paths.queued_dir):
+            with suppress(OSError):
+                # Not while a mark is in it.
+                directory.rmdir()
 
     def _restore(self, step: Step) -> None:
         """Bring back what was there. A timer that does not start is left to the next plan, which sees it stopped."""
@@ -158,14 +173,30 @@ class Applier:
 
     def _delete_leftovers(self) -> None:
         paths = self._paths
-        for directory in (paths.unit_dir, paths.wants_dir, paths.script_dir, paths.state_dir):
+        for directory in (
+            *(paths.unit_dir, paths.wants_dir, paths.script_dir, paths.paused_dir, paths.queued_dir, paths.state_dir),
+        ):
             for path in leftovers(directory):
                 self._files.delete(path)
+        self._delete_empty(leftovers_too=True)
+
+    def _delete_empty(self, *, leftovers_too: bool = False) -> None:
+        """Remove the directories of drop-ins, and of tokens, that are empty."""
+        graph = self._paths.graph_dir
+        tokens = [path for path in sorted(graph.iterdir()) if path.is_dir()] if graph.is_dir() else []
+        drop_ins = [self._paths.unit_dir / name for name in sorted(drop_in_directories(self._paths.unit_dir))]
+        for directory in (*drop_ins, *tokens, *([graph] if graph.is_dir() else [])):
+            for path in leftovers(directory) if leftovers_too else ():
+                self._files.delete(path)
+            if not any(directory.iterdir()):
+                with suppress(OSError):  # somebody has put something there
+                    directory.rmdir()
 
     def _scene(self, changes: Sequence[Change]) -> Scene:
         if self._backend is None:
             return Scene(self._paths, online=False)
-        names = {name for change in changes for name in (*change.texts_before(), *change.texts_after())} - {"script"}
+        names = {unit_of(name) for change in changes for name in (*change.texts_before(), *change.texts_after())}
+        names -= {"script"}
         if len(names) > _ASKED_ONE_BY_ONE:
             loaded = names & self._backend.loaded().keys()
             active = names & self._backend.active_timers().keys()
@@ -184,11 +215,20 @@ class Applier:
         for count, (path, text) in enumerate(step.files.items()):
             self._progress("writing", count, len(step.files))
             if text is not None:
-                staged[path] = self._files.stage(Path(path), text)
+                staged[path] = self._stage_one(path, text)
         return staged
+
+    def _stage_one(self, path: str, text: str) -> Path:
+        # Who can open a lock can hold it.
+        mode = 0o600 if path.startswith(f"{self._paths.graph_dir}/") else 0o644
+        return self._files.stage(Path(path), text, mode)
 
     def _transition(self, step: Step, staged: Mapping[str, Path]) -> None:
         self._mark_applied_this_boot(step)
+        marks = {path for path in step.files if path.startswith(f"{self._paths.paused_dir}/")}
+        for path in marks:
+            # Before timers stop: from then on no failure arms a retry.
+            self._publish(path, step.files[path], staged)
         began = time.time_ns()
         if self._backend and step.stop:
             began = self._let_due_timers_elapse(self._backend, step)
@@ -198,15 +238,15 @@ class Applier:
             if what == "set":
                 self._files.touch(stamp_path(self._paths, timer), max(began, self._last_elapse(timer)))
         for path, text in step.files.items():
-            if text is None:
-                self._files.delete(Path(path))
-            else:
-                self._files.publish(staged.get(path) or self._files.stage(Path(path), text), Path(path))
+            if path not in marks:
+                self._publish(path, text, staged)
         for link, target in step.links.items():
             if target is None:
                 self._files.delete(Path(link))
             else:
                 self._files.link(Path(link), target)
+        if any(".service.d/" in path or path.startswith(f"{self._paths.graph_dir}/") for path in step.files):
+            self._delete_empty()
         for directory in {Path(path).parent for path in (*step.files, *step.links)}:
             self._files.sync_directory(directory)
         if self._backend:
@@ -221,6 +261,12 @@ class Applier:
                 self._start(self._backend, timers[first : first + _STARTED_AT_ONCE])
             # It may not: then the job runs again already, by hand.
             self._start_what_starts([name for name in step.start if is_retry(name)])
+
+    def _publish(self, path: str, text: str | None, staged: Mapping[str, Path]) -> None:
+        if text is None:
+            self._files.delete(Path(path))
+        else:
+            self._files.publish(staged.get(path) or self._stage_one(path, text), Path(path))
 
     def _mark_applied_this_boot(self, step: Step) -> None:
         """Keep `@reboot` timers from anything but the next boot; the mark must be there before the unit is."""
@@ -250,9 +296,12 @@ class Applier:
 
         timers.target holds its timers from a boot or reload on, and lets go of those whose link a reload does not find.
         """
-        changed = {Path(path).name for path in step.files if not path.startswith(str(self._paths.script_dir))}
+        below = f"{self._paths.unit_dir}/"
+        changed = {unit_of(path.removeprefix(below)) for path in step.files if path.startswith(below)}
         old = [name for name in step.forget if name in changed]
-        backend.reset_failed(old)
+        # Not the units of others that a drop-in adds to.
+        own = {path.removeprefix(below) for path in step.files if path.startswith(below)}
+        backend.reset_failed([name for name in old if name in own])
         kept = self._still_loaded(backend, {*old, *step.anew})
         if not kept:
             return

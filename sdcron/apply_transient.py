@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from sdcron.apply import Applier
 from sdcron.errors import BackendError
 from sdcron.files import leftovers
+from sdcron.pauses import NO_MARKS
 from sdcron.plan import Action
 from sdcron.step import is_retry
 from sdcron.units import PREFIX, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sdcron.backends import Backend, UnitState
     from sdcron.plan import Change, Plan
@@ -39,7 +40,7 @@ class TransientApplier(Applier):
     _units: dict[str, list[str]] | None = None
     """File names in the record by job, read once for all timers that start."""
 
-    def carry_out(self, plan: Plan) -> None:
+    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
 
         Raises BackendError before anything changes if a job that would change is at work.
@@ -48,7 +49,7 @@ class TransientApplier(Applier):
             self._refuse_what_is_at_work(self._backend, plan)
         self._may_have_new = False
         self._restoring = False
-        super().carry_out(plan)
+        super().carry_out(plan, marks)
 
     def _refuse_what_is_at_work(self, backend: Backend, plan: Plan) -> None:
         loaded = _in_memory(backend)

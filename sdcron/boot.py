@@ -1,5 +1,7 @@
 """After a boot: retries that were waiting when the machine went down wait again, and runs it cut off get theirs.
 
+Jobs that were about to run after others, do.
+
 What is owed, the collector has written down; systemd itself counts a run that a shutdown ended as done, and forgets
 its timers. Arming is what the retry handler does (retry.py): the number of the attempt, and the start of its timer.
 """
@@ -11,13 +13,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sdcron.boot_chains import start_chains, tell_of_cut_off
 from sdcron.collector import boot_id, collect_once, journal_command, tell_journal
 from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.installed import read_one
+from sdcron.job import Overlap
 from sdcron.journal import write
 from sdcron.ledger import database
 from sdcron.operations import connect
+from sdcron.overlap import queued_name
+from sdcron.pauses import read_pauses
 from sdcron.retry import retry_timer_name
 from sdcron.store import Store
 from sdcron.sync_socket import ask
@@ -30,7 +36,7 @@ _STARTING_SECONDS = 20.0
 _FORGOTTEN_US = 7 * 86_400_000_000
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from sdcron.backends import Backend
     from sdcron.operations import Place
@@ -44,28 +50,58 @@ class Owed:
     job: str
     number: int
     why: str
+    since_us: int = 0
+    """When the run began that it is for, microseconds since 1970."""
     digest: str | None = None
     """The job must still be as it was when this was owed; None if that does not matter."""
 
 
 def after_boot(place: Place) -> int:
-    """Arm the retries that earlier boots left to this one; returns how many. Raises SdcronError, OSError."""
+    """Arm the retries, and start the chains, that earlier boots left to this one; returns how many.
+
+    Raises SdcronError, OSError.
+    """
 
     def tell(job: str, text: str) -> None:
         write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
 
+    start_queued(place, tell)
+
     _wait_for_collector(place)
     store = Store.read(database(place.paths))
     if store is None:
-        return 0
+        return start_chains(place, None)
     try:
         owed = tuple(owed_retries(store, boot_id(), time.time_ns() // 1000))
+        owed = not_given_up(place.paths, owed)
+        tell_of_cut_off(place.paths, store, {entry.job for entry in owed})
+        started = start_chains(place, store)
     finally:
         store.close()
-    if not owed:
-        return 0
+    if owed:
+        with connect(place) as backend:
+            started += sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
+    return started
+
+
+def start_queued(place: Place, tell: Callable[[str, str], object]) -> None:
+    """Have the runs begin that waited for the end of others when the machine went down. Raises SdcronError, OSError.
+
+    None of a job that is paused, or does not queue any more.
+    """
+    paths = place.paths
+    names = sorted(mark.name for mark in paths.queued_dir.iterdir()) if paths.queued_dir.is_dir() else []
+    if not names:
+        return
+    pauses = read_pauses(paths)
     with connect(place) as backend:
-        return sum(arm(place.paths, backend, entry, tell) for entry in owed) if backend is not None else 0
+        for name in names:
+            job = read_one(paths, name)
+            if job is None or not job.active or job.overlap is not Overlap.QUEUE or pauses.of(name):
+                (paths.queued_dir / name).unlink(missing_ok=True)
+            elif backend is not None:
+                backend.start([queued_name(name)], wait=False)
+                tell(name, "the machine went down while a run waited: it begins")
 
 
 def _wait_for_collector(place: Place) -> None:
@@ -104,9 +140,34 @@ def owed_retries(store: Store, this_boot: str, now_us: int) -> Iterator[Owed]:
         if now_us - (memory.started_us or 0) > _FORGOTTEN_US:
             continue
         if memory.owed:
-            yield Owed(job, memory.owed, "the machine went down while it ran", memory.digest)
+            since_us = memory.started_us or 0
+            yield Owed(job, memory.owed, "the machine went down while it ran", since_us, memory.digest)
         elif memory.retry and not memory.retry_stopped and is_gone(memory.retry_manager):
-            yield Owed(job, memory.retry, "the machine went down while it waited")
+            yield Owed(job, memory.retry, "the machine went down while it waited", memory.started_us or 0)
+
+
+def not_given_up(paths: Paths, owed: Iterable[Owed]) -> tuple[Owed, ...]:
+    """Those that no pause has kept back, at this boot or an earlier one: what was given up then is not owed later.
+
+    Raises SdcronError, OSError.
+    """
+    file = paths.state_dir / "given-up.json"
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        before = {}
+    pauses = read_pauses(paths)
+    kept, after = [], {}
+    for entry in owed:
+        if pauses.of(entry.job) or (isinstance(before, dict) and before.get(entry.job) == entry.since_us):
+            after[entry.job] = entry.since_us
+        else:
+            kept.append(entry)
+    if after:
+        Files().write(file, json.dumps(after) + "\n")
+    else:
+        file.unlink(missing_ok=True)
+    return tuple(kept)
 
 
 def arm(paths: Paths, backend: Backend, owed: Owed, tell: Callable[[str, str], object]) -> bool:

@@ -251,11 +251,10 @@ class _Manager:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, job: str) -> LastRun | None:
-        """None while there is no answer; a run without an id if the manager has forgotten the job's last one."""
+    def __call__(self, service: str) -> LastRun | None:
+        """None while there is no answer; a run without an id if the manager has forgotten the service's last one."""
         from sdcron.backends import LastRun
         from sdcron.operations import connect
-        from sdcron.units import service_name
 
         try:
             if self._backend is None:
@@ -265,7 +264,7 @@ class _Manager:
                 self._backend = self._stack.enter_context(connect(self._place))
             if self._backend is None:
                 return None
-            return self._backend.last_run(service_name(job)) or LastRun("", active=False)
+            return self._backend.last_run(service) or LastRun("", active=False)
         except BackendError:
             self._stack.close()
             self._backend = None

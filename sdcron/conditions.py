@@ -31,21 +31,13 @@ def unmet(when: When, root: Path = _ROOT) -> str | None:
     """What of `when` does not hold now, as systemd names it, such as `ConditionPathExists=!/run/maintenance`.
 
     None if all does. Empty if the network is missing, of which systemd's journal says no more than that a condition
-    does not hold. Not in it is `when.command`, for the caller to run afterwards (`commands`). Of several, the one
+    does not hold. Not in it is `when.command`, for the caller to run afterwards. Of several, the one
     that systemd tells: it goes through its list from the end, and leaves our checks of the network for last.
     """
     for name, value, holds in reversed(list(_conditions(when, root))):
         if not holds():
             return _as_told(f"{name}={value}")
     return "" if when.network and not has_network(root) else None
-
-
-def commands(when: When) -> tuple[tuple[str, ...], ...]:
-    """The argument vectors that must all end with status 0 too; any other end, also by a signal, is an unmet condition.
-
-    They run as the job would, after everything in `unmet` held.
-    """
-    return (when.command,) if when.command else ()
 
 
 def has_network(root: Path = _ROOT, elsewhere: Callable[[], bool] | None = None) -> bool:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import SdcronError
 from sdcron.installed import read_one
+from sdcron.job import Overlap
 from sdcron.messages import uid_of
 from sdcron.output import KEEP, Patterns, compile_patterns
 from sdcron.record import look
+from sdcron.unit_locks import HELD_STATUS
 from sdcron.units import service_name, timer_name
 
 if TYPE_CHECKING:
@@ -42,9 +44,10 @@ class Definition:
     retry_delays_us: tuple[int, ...] = ()
     retry_on_exit: tuple[int, ...] = ()
     success_exit: bool = False
-    """Whether other exit statuses than 0 are a success too."""
+    """Whether other exit statuses than 0 are a success too, but for that of a run without its locks."""
     keep: int = KEEP
     patterns: Patterns = ()
+    overlap: Overlap = Overlap.SKIP
     uid: int = 0
     """Whose processes run it; -1 for a user that there is not."""
 
@@ -101,8 +104,9 @@ class Definitions:
             accuracy_us=job.accuracy // _MICROSECOND,
             retry_delays_us=tuple(delay // _MICROSECOND for delay in job.retry_delays),
             retry_on_exit=job.retry_on_exit,
-            success_exit=bool(job.directive("SuccessExitStatus")),
+            success_exit=job.directive("SuccessExitStatus") not in ("", str(HELD_STATUS)),
             keep=job.output_keep,
             patterns=compile_patterns(job.redact),
+            overlap=job.overlap,
             uid=uid_of(job.user, self._uid),
         )

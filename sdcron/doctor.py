@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sdcron import operations, own_units
 from sdcron.errors import JobFileError, SdcronError
-from sdcron.findings import Finding
+from sdcron.findings import Finding, pause_finding
 from sdcron.paths import Scope
 from sdcron.units import is_sealed
 
@@ -42,6 +42,7 @@ def examine(place: Place) -> tuple[Finding, ...]:
                 found += [*_manager(backend), *_clock(backend)]
             found += [*_journal(place), *_collector(place, backend, installed)]
             found += [*_permissions(place, installed), *_applied(place, backend, installed)]
+            found += pause_finding(place.paths, installed.jobs)
     except SdcronError as error:
         found.append(Finding("error", error.message, error.hint))
         found += [*_journal(place), *_permissions(place, installed)]

@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING
 
 from sdcron.clocks import SetClock
 from sdcron.engine_run import ActiveRun, Phase
-from sdcron.open_run import SHUT_DOWN, STOPPED
+from sdcron.open_run import GONE, REPLACED, SHUT_DOWN, STOPPED
 from sdcron.run_book import SETTLED_SECONDS
+from sdcron.runs import NOT_ASKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sdcron.agenda import Due
+    from sdcron.agenda_slot import Due
     from sdcron.clocks import Clock
     from sdcron.engine_run import Processes
     from sdcron.job import Job
     from sdcron.open_run import OpenRun
     from sdcron.run_book import RunBook
+    from sdcron.runs import Asked
 
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """What passes: too many processes or open files, no memory."""
@@ -37,6 +39,8 @@ _STEP_US = 500_000
 """A clock that is off by more than this from the time that has passed was set, or the machine slept."""
 _READY_US = (300_000, 3_000_000)
 """How long before they are due jobs are read, in microseconds: not so late that something else would have to wait."""
+_READY = 2_000
+"""How many jobs that are due at one time are read before: their reading takes less than half a second."""
 _LONGEST_SLEEP_SECONDS = 60.0
 _UNTOLD_SLEEP_SECONDS = 1.0
 """How long a clock that was set may go unnoticed where nobody tells."""
@@ -72,7 +76,7 @@ class Engine:
         self._by_pid: dict[int, ActiveRun] = {}
         self._by_pipe: dict[int, ActiveRun] = {}
         self._patient: set[str] = set()
-        """Runs that wait for what `when` asks for."""
+        """Runs that wait for what `when` asks for, or for a lock."""
         self._waiting_for_room: list[ActiveRun] = []
         self._try_again_at = 0.0
         self._told_no_room = False
@@ -83,6 +87,7 @@ class Engine:
         self._poll = select.epoll()
         self._offset_us = clock.wall_us() - round(clock.monotonic() * 1_000_000)
         self._ready_for = 0
+        book.begun_at = self._begun_at
         self._set_clock = SetClock()
         if self._set_clock.descriptor is not None:
             self._poll.register(self._set_clock.descriptor, select.EPOLLIN)
@@ -91,11 +96,12 @@ class Engine:
 
     # Asked by others
 
-    def start_by_hand(self, name: str) -> str | None:
-        """Start a job now; its run id, None if it runs already. Raises KeyError for no such job."""
+    def start_by_hand(self, name: str, asked: Asked = NOT_ASKED) -> str | None:
+        """Start a job now; its run id, None if it runs already, or waits for that. Raises KeyError for no such job."""
         if name not in self.agenda:
             raise KeyError(name)
-        due = self.agenda.take(name)
+        due = self.agenda.take(name, asked)
+        self._make_room()
         if due is None:
             return None
         run_id = next(iter(self._start([due])), None)
@@ -103,14 +109,32 @@ class Engine:
         self.book.spool.tell_starts(self._clock.wall_us())
         return run_id
 
-    def stop(self, name: str, *, kill: bool = False) -> list[str]:
-        """End the runs of a job; their ids."""
+    def stop(self, name: str, run_id: str = "", *, kill: bool = False) -> list[str]:
+        """End the runs of a job, and the one that waits for their end, or one of them; the ids of those that are on."""
+        if not run_id:
+            self.agenda.give_up_waiting(name)
+        return self._end_runs(name, run_id, STOPPED, kill=kill)
+
+    def _make_room(self) -> None:
+        """End what the next runs of their jobs replace."""
+        for name in self.agenda.take_replaced():
+            self._end_runs(name, "", REPLACED)
+
+    def _end_runs(self, name: str, run_id: str, why: str, *, kill: bool = False) -> list[str]:
         now = self._clock.monotonic()
-        stopped = [active for active in self.active.values() if active.run.job == name]
+        running = (active for active in self.active.values() if active.run.job == name)
+        stopped = [active for active in running if run_id in ("", active.run.run_id)]
         for active in stopped:
-            active.kill(STOPPED, now) if kill else active.stop(STOPPED, now)
+            active.kill(why, now) if kill else active.stop(why, now)
             self._bound(active)
         return [active.run.run_id for active in stopped]
+
+    def run_of(self, pid: int) -> OpenRun | None:
+        """The run that a process is of; None if it is of none."""
+        for active in self.active.values():
+            if active.pid and any(each.pid == pid for each in self._processes.members(active.pid, active.run.run_id)):
+                return active.run
+        return None
 
     def end(self, *, kill: bool = False) -> None:
         """End all runs, in the order in which they began, and start nothing more."""
@@ -145,14 +169,14 @@ class Engine:
             return
         if _READY_US[0] <= due_us - self._clock.wall_us() <= _READY_US[1]:
             self._ready_for = due_us
-            for job in self.agenda.due_at(due_us, self.concurrency):
-                self.book.get_ready(job)
+            self.book.get_ready(self.agenda.due_at(due_us, _READY))
 
     def step(self, most_seconds: float = _LONGEST_SLEEP_SECONDS) -> set[int]:
         """Start what is due, then wait for something to happen and see to it; the descriptors that others watch."""
         self._look_at_clock()
         self._start_due()
         self._get_ready()
+        self._wake()
         others = self._wait(min(self._seconds_left(), most_seconds))
         self.reap()
         self._mind_bounds()
@@ -168,6 +192,8 @@ class Engine:
     def _seconds_left(self) -> float:
         """How long nothing is to be done, as far as is known."""
         now = self._clock.monotonic()
+        if self.book.has_ends:
+            return 0.0
         left = _LONGEST_SLEEP_SECONDS if self._set_clock.descriptor is not None else _UNTOLD_SLEEP_SECONDS
         if self.active or self.book.is_behind:
             left = min(left, _BUSY_SLEEP_SECONDS)
@@ -200,6 +226,7 @@ class Engine:
         if self.ending or room <= 0:
             return
         dues = self.agenda.take_due(self._clock.wall_us(), room)
+        self._make_room()
         if not dues:
             return
         self._start(dues)
@@ -222,7 +249,7 @@ class Engine:
     def _start(self, dues: list[Due]) -> list[str]:
         """Start what is due; the run ids."""
         prepared = [self._added(run, job) for run, job in self.book.prepare(dues)]
-        self.book.keep()
+        self.book.keep(hurried=True)
         for active in prepared:
             self._begin(active)
         return [active.run.run_id for active in prepared]
@@ -237,6 +264,11 @@ class Engine:
             return
         active.began = self._clock.monotonic()
         self.book.begins(active.run, active.job, again=again)
+        missing = self.book.gated.pop(active.run.run_id, "")
+        if missing:
+            active.skip(missing)
+            self._attach(active)
+            return
         self._attempt(active, lambda: active.begin(active.began, lambda: self._unmet(active.job)))
 
     def _attempt(self, active: ActiveRun, do: Callable[[], object]) -> None:
@@ -272,7 +304,7 @@ class Engine:
             self._patient.discard(active.run.run_id)
         if active.pid and not active.main_over and self._by_pid.get(active.pid) is not active:
             self._by_pid[active.pid] = active
-            active.run.pid, active.run.pid_started = active.pid, self._processes.begun_at(active.pid)
+            active.run.pid = active.pid
             self.book.has_process(active.run)
         for descriptor in active.pipes:
             if descriptor not in self._by_pipe:
@@ -325,6 +357,18 @@ class Engine:
             active = self.active.get(run_id)
             if active is not None and active.look_at is not None and active.look_at <= when:
                 self._look(active)
+
+    def _wake(self) -> None:
+        """Have those try again that are next for a lock."""
+        for run_id in self._processes.locks.woken():
+            active = self.active.get(run_id)
+            if active is not None and active.phase is Phase.WAITING:
+                active.look_at = self._clock.monotonic()
+                self._bound(active)
+
+    def _begun_at(self, run: OpenRun) -> int:
+        """When the main process began. Not asked of one that is reaped: its number may be another's."""
+        return (self._processes.begun_at(run.pid) if run.pid in self._by_pid else 0) or GONE
 
     # The end of a run
 

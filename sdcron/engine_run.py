@@ -17,11 +17,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from sdcron.job import Otherwise
-from sdcron.open_run import SHUT_DOWN, STOPPED
+from sdcron.lock_skips import skip
+from sdcron.open_run import REPLACED, SHUT_DOWN, STOPPED
+from sdcron.unit_locks import HELD_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from sdcron.engine_locks import Locks
     from sdcron.job import Job
     from sdcron.open_run import OpenRun
     from sdcron.process import Ended
@@ -43,7 +46,7 @@ class Phase(StrEnum):
     """How far a run is."""
 
     WAITING = "waiting"
-    """For what `when` asks for."""
+    """For what `when` asks for, or for a lock."""
     CHECKING = "checking"
     """A command of `when` runs."""
     RUNNING = "running"
@@ -67,6 +70,8 @@ class StartFailedError(Exception):
 
 class Processes(Protocol):
     """What a run asks of the machine: see processes.Processes."""
+
+    locks: Locks
 
     def start(self, job: Job, run_id: str, argv: tuple[str, ...] | None, stdout: int, stderr: int) -> int:
         """Start the job's command, or `argv` in its place; its process id.
@@ -139,7 +144,12 @@ class ActiveRun:
         """Start the next command of `when`, or the job's own. Raises OSError as `begin`."""
         argv = self.checks[0] if self.checks else None
         try:
+            if argv is None and not self._has_locks(now):
+                return
             self._start(argv)
+        except OSError:
+            self.processes.locks.leave(self.run.run_id, self.job)
+            raise
         except StartFailedError as error:
             if argv is not None and error.step == "EXEC":
                 # On systemd a shell looks for it: what is not there says no, too.
@@ -151,6 +161,18 @@ class ActiveRun:
             self.checks.pop(0)
         self.phase = Phase.CHECKING if argv is not None else Phase.RUNNING
         self.look_at = self._not_after(None)
+
+    def _has_locks(self, now: float) -> bool:
+        held = self.processes.locks.take(self.run.run_id, self.job, now)
+        if held is None:
+            return True
+        if held.again_at is None:
+            skip(self.run, held.name)
+            self.said = f"not run: {self.run.detail}"
+            self.phase, self.look_at = Phase.OVER, None
+        else:
+            self.phase, self.pid, self.look_at = Phase.WAITING, 0, self._not_after(held.again_at)
+        return False
 
     def _start(self, argv: tuple[str, ...] | None) -> None:
         made: list[int] = []
@@ -235,11 +257,12 @@ class ActiveRun:
             run = self.run
             run.exit_kind, run.exit_status = ended.kind, ended.status
             run.cpu_us = ended.cpu_us
-            run.result = run.result or result_of(ended, self.job.success_exit)
+            reserved = (HELD_STATUS,) if self.job.lock else ()
+            run.result = run.result or result_of(ended, self.job.success_exit + reserved)
         self.look_at = now
 
     def stop(self, why: str, now: float) -> None:
-        """End it: the signal now, SIGKILL after the stop timeout. `why` is open_run.STOPPED or SHUT_DOWN."""
+        """End it: the signal now, SIGKILL after the stop timeout. `why` is open_run.STOPPED or the like."""
         if self.phase is Phase.OVER:
             return
         self.run.stopped = self.run.stopped or why
@@ -273,6 +296,8 @@ class ActiveRun:
         if self.phase is Phase.WAITING:
             if self._time_is_up(now):
                 self.run.result, self.phase, self.look_at = "timeout", Phase.OVER, None
+            elif self.processes.locks.is_waiting(self.run.run_id):
+                self.go_on(now)
             else:
                 self.begin(now, unmet)
             return
@@ -325,12 +350,13 @@ class ActiveRun:
             if descriptor in self.pipes:
                 os.close(descriptor)
                 del self.pipes[descriptor]
+        self.processes.locks.leave(self.run.run_id, self.job)
         self.processes.tidy(self.run.run_id)
 
     @property
     def was_asked_to_stop(self) -> bool:
-        """Whether somebody, or the end of the engine, ended it."""
-        return self.run.stopped in (STOPPED, SHUT_DOWN)
+        """Whether somebody, the next run, or the end of the engine ended it."""
+        return self.run.stopped in (STOPPED, REPLACED, SHUT_DOWN)
 
 
 def _last_descriptor() -> int:

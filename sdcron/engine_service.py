@@ -12,19 +12,25 @@ import os
 import sys
 from collections import OrderedDict
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdcron import conditions
-from sdcron.agenda import Agenda, Entry
+from sdcron.agenda import Agenda
+from sdcron.agenda_slot import Entry
 from sdcron.clocks import SystemClock, boot_of
 from sdcron.engine import Engine
 from sdcron.engine_keep import Keeper
+from sdcron.engine_reports import RunReports
 from sdcron.engine_signals import Signals, raise_open_files
 from sdcron.engine_socket import Connection, Requests, ask, listening
-from sdcron.errors import LockHeldError, SdcronError
+from sdcron.errors import LockHeldError, SdcronError, UsageError
+from sdcron.job_answers import without_output
 from sdcron.job_text import timing_of
 from sdcron.local_jobs import LocalJob, local_job_of, read_local, schedule_of
 from sdcron.machine import local_timezone, machine_id
+from sdcron.parameters import asked_by
+from sdcron.pauses import read_pauses
 from sdcron.process import become_reaper
 from sdcron.processes import Processes
 from sdcron.resident import give_back_heap, keep_heap_small
@@ -72,6 +78,7 @@ def serve(place: Place, files: Sequence[Path], folders: Path | None, tell: Calla
         become_reaper()
         keep_heap_small()
         service.begin()
+        service.engine.watch(stack.enter_context(service.reports).fileno())
         listener = stack.enter_context(listening(place.paths.engine_dir))
         requests = Requests(listener, service.engine.watch, service.engine.unwatch)
         stack.callback(requests.close)
@@ -135,6 +142,7 @@ class _Service:
             "run": self._start,
             "wait": self._wait,
             "stop": self._stop,
+            "whose": self._whose,
             "reload": self._reload_asked,
         }
         self._clock = SystemClock()
@@ -159,6 +167,10 @@ class _Service:
             unmet=lambda job: conditions.unmet(job.when),
             tell=tell,
         )
+        self.reports = RunReports(
+            place.paths.engine_dir, self.engine.active, self.book, self._processes.members, self._clock.wall_us
+        )
+        self._processes.about = self.reports.about
 
     # Jobs
 
@@ -197,6 +209,7 @@ class _Service:
         self._load(starting=True)
         self.book.take_over(open_runs)
         self.book.keep()
+        self._maintain()
         # What is there by now stays: no need to look through it again and again.
         gc.collect()
         gc.freeze()
@@ -220,16 +233,20 @@ class _Service:
     def _load(self, *, starting: bool = False) -> None:
         jobs: dict[str, LocalJob] = {}
         entries = []
+        pauses = read_pauses(self._place.paths)
         for name, job in read_local(self._place.paths).items():
             try:
-                entry = Entry(name, timing_of(job.text), job.since_us)
+                timing = timing_of(job.text)
+                if pauses.of(name):
+                    timing = replace(timing, enabled=False)
+                entry = Entry(name, timing, job.since_us)
                 self._schedule(entry)
             except (ValueError, SdcronError) as error:
                 self._tell(f"{name}: what is stored of it cannot be read ({error}); apply its job file again")
                 continue
             jobs[name] = job
             entries.append(entry)
-        self.book.jobs = jobs
+        self.book.use_jobs(jobs)
         self.engine.agenda.put(entries, self._clock.wall_us(), starting=starting)
 
     def reload(self) -> None:
@@ -260,6 +277,9 @@ class _Service:
                 if descriptor == signals.descriptor:
                     signals.forget()
                     continue
+                if descriptor == self.reports.fileno():
+                    self.reports.take()
+                    continue
                 request = requests.take(descriptor)
                 if request is not None:
                     self._answer(*request)
@@ -275,11 +295,15 @@ class _Service:
             self._keeper.take_notes()
             for note in self.book.spool.take_notes():
                 self._tell(note)
-            for job in self._keeper.maintain(engine.agenda.__contains__):
-                engine.agenda.forget(job)
-                self.book.spool.forget(job)
-                self._processes.forget(job)
+            self._maintain()
         self.book.keep()
+
+    def _maintain(self) -> None:
+        """Now and then, and at the start: forget what is old."""
+        for job in self._keeper.maintain(self.engine.agenda.__contains__):
+            self.engine.agenda.forget(job)
+            self.book.spool.forget(job)
+            self._processes.forget(job)
 
     # Those who ask
 
@@ -304,24 +328,34 @@ class _Service:
             "jobs": len(engine.agenda),
             "running": engine.running(),
             "retries": engine.agenda.retries(),
+            "waiting": engine.agenda.queued(),
             "failed": sorted(self._failed),
             "recorded": not self._keeper.is_behind,
         }
 
     def _sync(self) -> dict[str, Any]:
         self.engine.reap()
+        self.book.keep_told()
         self.book.keep()
         return {"done": self._keeper.is_complete}
 
-    def _start(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
+    def _start(self, request: dict[str, Any], connection: Connection) -> dict[str, Any]:
         name = str(request.get("job"))
         if self.engine.ending:
             return {"error": "the engine is ending", "hint": "start it again first"}
+        waited = self.engine.agenda.waiting(name) is not None
         try:
-            # None: it runs already.
-            return {"run_id": self.engine.start_by_hand(name)}
+            asked = asked_by(connection.uid, request, self._job_of(self.book.jobs[name]).parameters)
+            # None: it runs already, or waits for the end of what does.
+            run_id = self.engine.start_by_hand(name, asked)
         except KeyError:
             return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
+        except UsageError as error:
+            return {"error": error.message, "hint": error.hint}
+        except (ValueError, TypeError):
+            return {"error": "the engine does not know what is asked for", "hint": "use the same version"}
+        waits = run_id is None and not asked.is_special and self.engine.agenda.waiting(name) is not None
+        return {"run_id": run_id, "waits": waits, "waited": waits and waited}
 
     def _wait(self, request: dict[str, Any], connection: Connection) -> dict[str, Any] | None:
         run_id = str(request.get("run_id"))
@@ -329,7 +363,9 @@ class _Service:
             self._waiting.setdefault(run_id, []).append(connection)
             return None
         found = self._keeper.find(run_id) if run_id.isalnum() and run_id.isascii() else None
-        return {"run": _brief(found)} if found is not None else {"error": f"there is no run {run_id}", "hint": ""}
+        return (
+            {"run": without_output(found)} if found is not None else {"error": f"there is no run {run_id}", "hint": ""}
+        )
 
     def _run_is_over(self, run: Run) -> None:
         if run.outcome in FAILED:
@@ -337,13 +373,19 @@ class _Service:
         elif run.outcome is Outcome.SUCCESS:
             self._failed.discard(run.job)
         for connection in self._waiting.pop(run.run_id, ()):
-            connection.answer({"run": _brief(run)})
+            connection.answer({"run": without_output(run)})
 
     def _stop(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
         name = str(request.get("job"))
         if name not in self.book.jobs and name not in self.engine.running():
             return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
-        return {"run_ids": self.engine.stop(name, kill=bool(request.get("kill")))}
+        run_ids = self.engine.stop(name, str(request.get("run_id") or ""), kill=request.get("kill") is True)
+        return {"run_ids": run_ids}
+
+    def _whose(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
+        pid = request.get("pid")
+        run = self.engine.run_of(pid) if type(pid) is int else None
+        return {"job": run.job, "run_id": run.run_id} if run is not None else {"job": None, "run_id": None}
 
     def _reload_asked(self, *_: object) -> dict[str, Any]:
         try:
@@ -351,8 +393,3 @@ class _Service:
         except SdcronError as error:
             return {"error": error.message, "hint": error.hint}
         return {"jobs": len(self.engine.agenda)}
-
-
-def _brief(run: Run) -> dict[str, Any]:
-    """A record without what the run printed."""
-    return {key: value for key, value in run.as_json().items() if key not in ("stdout", "stderr")}

@@ -174,10 +174,10 @@ class Requests:
 def listening(directory: Path) -> Iterator[socket.socket]:
     """The engine's end, as long as it runs. Raises OSError."""
     make_directory(directory)
-    with _near(directory) as near, _socket() as listener:
+    with near(directory, _NAME) as address, _socket() as listener:
         # Whoever was there before is gone: the caller holds the lock.
         (directory / _NAME).unlink(missing_ok=True)
-        listener.bind(near)
+        listener.bind(address)
         (directory / _NAME).chmod(0o666)
         listener.listen(128)
         listener.setblocking(False)
@@ -195,8 +195,8 @@ def ask(directory: Path, request: dict[str, Any], seconds: float | None = ANSWER
     with _socket() as connection:
         connection.settimeout(seconds)
         try:
-            with _near(directory) as near:
-                _connect(connection, near, seconds)
+            with near(directory, _NAME) as address:
+                _connect(connection, address, seconds)
         except PermissionError as error:
             raise BackendError(f"no permission to ask the engine in {directory}", "run it as root (sudo)") from error
         except TimeoutError as error:
@@ -256,10 +256,10 @@ def _socket() -> socket.socket:
 
 
 @contextmanager
-def _near(directory: Path) -> Iterator[str]:
-    """The socket's path in few characters: an address has room for 107 (unix(7))."""
+def near(directory: Path, name: str) -> Iterator[str]:
+    """A socket's path in few characters: an address has room for 107 (unix(7))."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+        yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)

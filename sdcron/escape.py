@@ -10,6 +10,7 @@ import re
 from enum import Enum, auto
 
 from sdcron.errors import SdcronError
+from sdcron.parameters import pieces, variable
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
 _UNWRITABLE = re.compile("[\n\r\0\ud800-\udfff]")
@@ -36,6 +37,21 @@ class Place(Enum):
 
 class UnitTextError(SdcronError):
     """A text that no unit file can carry."""
+
+
+def escape_template(text: str) -> str:
+    """Return an ARGUMENT in which systemd puts the values of parameters into their places (parameters.py).
+
+    `${NAME}` gives what the variable holds as it is, and splits nothing (systemd.service(5), "Command lines"). Raises
+    UnitTextError as `escape`.
+    """
+    found = list(pieces(text))
+    if not any(is_name for _, is_name in found):
+        return escape("".join(piece for piece, _ in found), Place.ARGUMENT)
+    words = [
+        f"${{{variable(piece)}}}" if is_name else escape(f" {piece}", Place.ARGUMENT)[2:-1] for piece, is_name in found
+    ]
+    return f'"{"".join(words)}"'
 
 
 def escape(text: str, place: Place) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sdcron.job import RESERVED_NAMES
+from sdcron.asking import AskedFor
+from sdcron.chain_entries import hear_chain, hear_gate
+from sdcron.job import RESERVED_NAMES, Overlap
+from sdcron.lock_skips import note_held_lock, told_lock
 from sdcron.memories import Memories
 from sdcron.messages import (
     DROPPED,
@@ -20,7 +23,6 @@ from sdcron.messages import (
     JOURNAL_STARTED,
     OWN_IDENTIFIERS,
     RESOURCES,
-    RETRY_TIMER,
     SKIPPED,
     SPAWN,
     SPAWN_FAILED,
@@ -35,24 +37,23 @@ from sdcron.messages import (
     text_of,
     unmet_condition,
 )
-from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, SHUT_DOWN, STOPPED, OpenRun, States
+from sdcron.open_run import CUT_OFF, END_UNKNOWN, MANAGER_GONE, REPLACED, SHUT_DOWN, STOPPED, OpenRun
+from sdcron.open_runs import OpenRuns
+from sdcron.overlap import MOST_SLOTS, slot_name, slot_of
 from sdcron.paths import Scope
-from sdcron.runs import microseconds_of, moment_of
+from sdcron.reports import Reports
+from sdcron.runs import NOT_ASKED, Trigger, microseconds_of, moment_of
 from sdcron.store import Batch
 from sdcron.streams import Streams
-from sdcron.trigger import cause_of
+from sdcron.trigger import Cause, cause_of
 from sdcron.units import PREFIX
+from sdcron.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sdcron.definition import Definition
     from sdcron.messages import Get
-    from sdcron.runs import Run
-
-_BATCH = 1000
-_BATCH_BYTES = 2 * 1024 * 1024
-"""Records, and bytes of output in them, that are to be in memory at once: they are there some three times over."""
 
 
 class Fold:
@@ -69,15 +70,20 @@ class Fold:
         self._user = scope is Scope.USER
         self._uid = str(uid).encode()
         self._define = define
-        self._is_recorded = is_recorded
         self._unit_field = "USER_UNIT" if self._user else "UNIT"
         self._id_field = "USER_INVOCATION_ID" if self._user else "INVOCATION_ID"
-        self.runs: dict[str, OpenRun] = {}
-        """All that are open, by run id, in the order of their beginning; and by job:"""
-        self._of_job: dict[str, list[OpenRun]] = {}
+        self._open_runs = OpenRuns(is_recorded)
+        self.runs = self._open_runs.by_id
         self.memories = Memories(define)
+        self._asked_for = AskedFor(self.memories, self._uid, self.is_applied)
+        self._waits = Waits(define, self.memories)
         user_id = self._uid if self._user else None
         self.streams = Streams(self.runs, define, self.memories.capture, self._unknown_run, user=user_id)
+        self._reports = Reports(
+            self.runs, define, lambda job: self.memories.output(job)[1], self._unknown_run, user=user_id
+        )
+        # As output: many may come, and who asks for a status has what is new kept before.
+        self._reports.on_progress, self._reports.on_alarm = self.streams.grown.add, self.touch
         self.manager = ""
         """The systemd that was heard last: boot id and process id."""
         self.manager_us = 0
@@ -85,12 +91,7 @@ class Fold:
         """Whether it has begun to stop everything."""
         self._complaint = ("", "")
         """What the manager said last of a run that it could not begin: its id, and the text."""
-        self._closed: list[Run] = []
-        self._closed_bytes = 0
-        self._lately: set[str] = set()
-        """Ids of closed runs that may not be recorded yet."""
         self._dropped: list[tuple[str, int]] = []
-        self._touched: set[str] = set()
 
     # What the caller keeps between two starts
 
@@ -111,7 +112,7 @@ class Fold:
             except (ValueError, TypeError, KeyError):
                 continue
         for run in sorted(found, key=lambda run: run.started_us or 0):
-            self._add(run)
+            self._open_runs.add(run)
             self.streams.restore(run)
 
     def changes(self) -> Batch:
@@ -122,12 +123,9 @@ class Fold:
             "going_down": self.going_down,
             "journald_us": self.streams.journald_us,
         }
-        changed = self._touched | self.streams.grown
-        open_runs = States({run_id: self.runs[run_id] for run_id in changed if run_id in self.runs})
-        batch = Batch(self._closed, open_runs, self.memories.changes(), {"fold": json.dumps(state)}, self._dropped)
-        self._lately = {record.run_id for record in self._closed}
-        self._closed, self._dropped, self._touched = [], [], set()
-        self._closed_bytes = 0
+        closed, open_runs = self._open_runs.changes(self.streams.grown)
+        batch = Batch(closed, open_runs, self.memories.changes(), {"fold": json.dumps(state)}, self._dropped)
+        self._dropped = []
         self.streams.grown.clear()
         return batch
 
@@ -139,9 +137,14 @@ class Fold:
         if identifier is None:
             return
         if identifier.startswith(b"sdcron-") and identifier not in OWN_IDENTIFIERS:
-            self.streams.line(get, identifier, received_us)
+            if not self.streams.line(get, identifier, received_us):
+                self._lock_held(get, identifier.decode("ascii", "replace").removeprefix(PREFIX))
+                self._reports.take(get, received_us)
+            hear_gate(get, identifier, self._unit_field, self._uid, self._open_runs, self._unknown_run)
         elif identifier == b"systemd":
             self._manager_message(get, received_us)
+        elif identifier == b"sdcron":
+            self._asked_for.hear(get, received_us)
         elif identifier.startswith(b"(") and get("MESSAGE_ID") == SPAWN_FAILED:
             self._spawn_failed(get)
         elif identifier == b"systemd-journald" and get("_TRANSPORT") == b"driver":
@@ -160,10 +163,17 @@ class Fold:
             name, _, kind = unit.removeprefix(PREFIX).rpartition(".")
             if name in RESERVED_NAMES:
                 return
-            if kind == "service" and "@" not in name:
-                self._service(name, get, when_us)
-            elif kind == "timer":
-                self._timer(unit, name, get, when_us)
+            job, slot = slot_of(unit)
+            if job:
+                self._service(job, slot, get, when_us)
+            elif kind == "service" and name.endswith("@tick") and get("MESSAGE_ID") == STARTING:
+                self._waits.ticked(name.removesuffix("@tick"), when_us, self.manager, self.manager_us)
+            elif kind == "service" and get("MESSAGE_ID") == STARTING:
+                hear_chain(name, when_us, self.manager, self._open_runs, self.memories, self._define)
+            elif kind == "timer" and get("MESSAGE_ID") == STARTED and get(self._id_field):
+                self._waits.timer_started(unit, when_us, self.manager)
+            elif kind == "timer" and get("MESSAGE_ID") == HAS_STOPPED and not self.going_down:
+                self._waits.timer_stopped(unit, when_us)
         elif unit == ("default.target" if self._user else "timers.target"):
             # It goes first when everything is stopped, and nobody stops it alone.
             message = get("MESSAGE_ID")
@@ -200,27 +210,27 @@ class Fold:
             run.result = why
         self.close(run)
 
-    def _service(self, job: str, get: Get, when_us: int) -> None:
+    def _service(self, job: str, slot: int, get: Get, when_us: int) -> None:
         message = get("MESSAGE_ID")
         run_id = text_of(get, self._id_field)
         if message == STARTING:
-            self._begin(job, run_id, text_of(get, "_HOSTNAME"), when_us)
+            self._begin(job, slot, run_id, text_of(get, "_HOSTNAME"), when_us)
             return
         if message == STARTED and not run_id:
-            self._skip(job, get, when_us)
+            self._skip(job, slot, get, when_us)
             return
         if not message and (get("PRIORITY") or b"6") <= b"3":
-            self._complaint = (run_id, text_of(get, "MESSAGE").removeprefix(f"{PREFIX}{job}.service: "))
+            self._complaint = (run_id, text_of(get, "MESSAGE").removeprefix(f"{slot_name(job, slot)}: "))
         run = self.runs.get(run_id)
         if run is None and message in ENDS:
-            run = self._unknown_run(job, run_id or made_up_id(get, when_us))
+            run = self._unknown_run(job, run_id or made_up_id(get, when_us), slot)
             if run is not None and message in (FAILED, START_FAILED) and text_of(get, "UNIT_RESULT") != "exit-code":
                 # What systemd cannot even begin has no first message: a file or a unit that it needs is missing.
-                self._begin(job, run.run_id, text_of(get, "_HOSTNAME"), when_us)
+                self._begin(job, slot, run.run_id, text_of(get, "_HOSTNAME"), when_us)
                 run.detail = self._complaint[1] if self._complaint[0] == run_id else ""
         if run is None:
             return
-        self._touched.add(run.run_id)
+        self._open_runs.touched.add(run.run_id)
         self._take(run, message, get, when_us)
 
     def _take(self, run: OpenRun, message: bytes | None, get: Get, when_us: int) -> None:
@@ -245,76 +255,63 @@ class Fold:
             if not run.result:
                 run.result = job_result if job_result not in ("done", "") else "success"
             if message == HAS_STOPPED:
-                run.stopped = SHUT_DOWN if self.going_down else STOPPED
+                run.stopped = SHUT_DOWN if self.going_down else REPLACED if self._is_replaced(run) else STOPPED
             self._remember_end(run, self._define(run.job))
 
-    def _begin(self, job: str, run_id: str, host: str, when_us: int) -> None:
-        for other in [run for run in self._of_job.get(job, ()) if run.run_id != run_id and not run.done]:
-            # systemd runs a job once at a time: the end of this one was lost.
+    def _is_replaced(self, run: OpenRun) -> bool:
+        """Whether it was stopped for the next run, which was asked for since it began."""
+        definition, memory = self._define(run.job), self.memories.of(run.job)
+        replaces = definition is not None and definition.overlap is Overlap.REPLACE and run.slot <= MOST_SLOTS
+        return replaces and memory.tick_us is not None and memory.tick_us >= (run.started_us or 0)
+
+    def _begin(self, job: str, slot: int, run_id: str, host: str, when_us: int) -> None:
+        for other in self._open_runs.going_on(job, slot, run_id):
+            # systemd runs a service once at a time: the end of this one was lost.
             other.result = other.result or END_UNKNOWN
             other.done = True
-            self._touched.add(other.run_id)
+            self._open_runs.touched.add(other.run_id)
         definition, memory = self._define(job), self.memories.of(job)
-        cause = cause_of(when_us, definition, memory, self.manager, self.manager_us)
-        memory.run_started(when_us, cause)
+        if slot > MOST_SLOTS:
+            # Somebody's, which stands for no other run.
+            cause, asked = Cause(Trigger.MANUAL), self._asked_for.take(job, slot_name(job, slot), when_us)
+        else:
+            cause, asked = cause_of(when_us, definition, memory, self.manager, self.manager_us), NOT_ASKED
+            if cause.trigger is Trigger.MANUAL:  # it may have queued since
+                asked = self._asked_for.take(job, "", when_us if memory.tick_us is None else memory.tick_us)
+            memory.run_started(when_us, cause)
         if definition is not None:
             memory.seen(definition)
         run = self.runs.get(run_id)
-        if run is None and self._is_over(run_id):
+        if run is None and self._open_runs.is_over(run_id):
             # Read a second time, for a database that was rebuilt: what comes next is judged by it all the same.
             return
-        run = run or self._open(job, run_id)
+        run = run or self._open(job, run_id, slot)
         run.begin(when_us, cause, definition)
-        run.host = host
-        self._touched.add(run_id)
+        run.host, run.asked, run.slot = host, asked, slot
+        self._open_runs.touched.add(run_id)
         self.streams.adopt(run)
 
-    def _open(self, job: str, run_id: str) -> OpenRun:
-        run = OpenRun(job, run_id, self.manager, stdout=self.memories.capture(job), stderr=self.memories.capture(job))
-        self._add(run)
-        self._touched.add(run_id)
+    def _open(self, job: str, run_id: str, slot: int) -> OpenRun:
+        capture = self.memories.capture
+        run = OpenRun(job, run_id, self.manager, stdout=capture(job), stderr=capture(job), slot=slot)
+        self._open_runs.add(run)
+        self._open_runs.touched.add(run_id)
         return run
 
-    def _add(self, run: OpenRun) -> None:
-        self.runs[run.run_id] = run
-        self._of_job.setdefault(run.job, []).append(run)
-
-    def _unknown_run(self, job: str, run_id: str) -> OpenRun | None:
+    def _unknown_run(self, job: str, run_id: str, slot: int = 1) -> OpenRun | None:
         """A run whose beginning the journal has lost, or has yet to tell; None if its record is closed already."""
-        return None if self._is_over(run_id) else self._open(job, run_id)
+        return None if self._open_runs.is_over(run_id) else self._open(job, run_id, slot)
 
-    def _is_over(self, run_id: str) -> bool:
-        return run_id in self._lately or self._is_recorded(run_id)
-
-    def _skip(self, job: str, get: Get, when_us: int) -> None:
+    def _skip(self, job: str, slot: int, get: Get, when_us: int) -> None:
         """A condition did not hold: systemd gives such a start no invocation."""
         run_id = made_up_id(get, when_us)
-        self._begin(job, run_id, text_of(get, "_HOSTNAME"), when_us)
+        self._begin(job, slot, run_id, text_of(get, "_HOSTNAME"), when_us)
         run = self.runs.get(run_id)
         if run is None:
             return
         run.result, run.ended_us = "exec-condition", when_us
         run.detail = unmet_condition(text_of(get, "MESSAGE"))
         self.close(run)
-
-    def _timer(self, unit: str, name: str, get: Get, when_us: int) -> None:
-        message, run_id = get("MESSAGE_ID"), text_of(get, self._id_field)
-        started = message == STARTED and bool(run_id)
-        retry = RETRY_TIMER.fullmatch(unit)
-        if retry:
-            memory = self.memories.of(retry[1])
-            if started:
-                memory.retry_started(int(retry[2]), when_us, self.manager)
-            elif message == HAS_STOPPED and memory.retry == int(retry[2]) and not self.going_down:
-                memory.retry_stopped = True
-        elif started:
-            job = name.removesuffix("@boot")
-            definition = self._define(job)
-            memory = self.memories.of(job)
-            if name.endswith("@boot") or (definition is not None and definition.boot and not definition.has_times):
-                memory.boot_timer_us = when_us
-            else:
-                memory.timer_started(when_us, self.manager, definition.timer_digest if definition else None)
 
     def _spawn_failed(self, get: Get) -> None:
         """What the process says that was to become the command, before it did, and maybe before systemd says a word."""
@@ -323,12 +320,22 @@ class Fold:
             # It was gone before journald looked, and says itself whose it was.
             run_id, unit = text_of(get, self._id_field), text_of(get, self._unit_field)
         run = self.runs.get(run_id)
-        if run is None and run_id and unit.startswith(PREFIX) and unit.endswith(".service") and "@" not in unit:
-            run = self._unknown_run(unit.removeprefix(PREFIX).removesuffix(".service"), run_id)
+        job, slot = slot_of(unit)
+        if run is None and run_id and job:
+            run = self._unknown_run(job, run_id, slot)
         found = SPAWN.search(text_of(get, "MESSAGE"))
         if run is not None and found:
             run.detail = f"could not be started, at step {found[1]}: {found[2]}"
-            self._touched.add(run.run_id)
+            self._open_runs.touched.add(run.run_id)
+
+    def _lock_held(self, get: Get, job: str) -> None:
+        """What a run says that does not get a lock, maybe before systemd says a word of it."""
+        definition = self._define(job)
+        told = told_lock(get, (str(definition.uid).encode(),)) if definition is not None else None
+        run = (self.runs.get(told[0]) or self._unknown_run(job, told[0])) if told else None
+        if told and run is not None and run.job == job:
+            run.lock = told[1]
+            self._open_runs.touched.add(run.run_id)
 
     def _lines_dropped(self, get: Get) -> None:
         """journald tells of lines over the limit when the next line of the unit comes, which may be of the next run."""
@@ -336,16 +343,16 @@ class Fold:
         count = number_of(get("N_DROPPED")) or 0
         if not unit.startswith(PREFIX):
             return
-        job = unit.removeprefix(PREFIX).removesuffix(".service")
+        job = slot_of(unit)[0] or unit.removeprefix(PREFIX).removesuffix(".service")
         run = self.runs.get(text_of(get, "OBJECT_SYSTEMD_INVOCATION_ID"))
         if run is not None and (run.stdout.size or run.stderr.size):
             run.dropped_lines += count
-            self._touched.add(run.run_id)
+            self._open_runs.touched.add(run.run_id)
         else:
             self._dropped.append((job, count))
             if run is not None:
                 run.dropped_before += count
-                self._touched.add(run.run_id)
+                self._open_runs.touched.add(run.run_id)
 
     # The end of a run
 
@@ -356,14 +363,12 @@ class Fold:
     @property
     def is_full(self) -> bool:
         """Whether there is so much to keep by now that `changes` should be called before more is closed."""
-        return len(self._closed) >= _BATCH or self._closed_bytes >= _BATCH_BYTES
+        return self._open_runs.is_full
 
     @property
     def only_output_grew(self) -> bool:
         """Whether nothing but the output of open runs is new since the last `changes`."""
-        return bool(self.streams.grown) and not (
-            self._closed or self._touched or self.memories.changed or self._dropped
-        )
+        return bool(self.streams.grown) and not (self._open_runs.is_changed or self.memories.changed or self._dropped)
 
     def is_applied(self, job: str) -> bool:
         """Whether there is such a job now."""
@@ -371,22 +376,19 @@ class Fold:
 
     def touch(self, run: OpenRun) -> None:
         """The caller has changed it: it is among the next `changes`."""
-        self._touched.add(run.run_id)
+        self._open_runs.touched.add(run.run_id)
 
     def close(self, run: OpenRun) -> None:
         """Make the record; it is among the next `changes`."""
         definition = self._define(run.job)
+        note_held_lock(run)
         schedule = definition.schedule if definition is not None else None
         after_us = run.ended_us or run.started_us
         following = schedule.next_after(moment_of(after_us)) if schedule is not None and after_us else None
         known = definition is not None and not definition.success_exit
         record = run.close(microseconds_of(following) if following is not None else None, 0 if known else None)
         self._remember_end(run, definition)
-        self._closed.append(record)
-        self._closed_bytes += len(record.stdout.kept) + len(record.stderr.kept)
-        self._lately.add(run.run_id)
-        if self.runs.pop(run.run_id, None) is not None:
-            self._of_job[run.job].remove(run)
+        self._open_runs.close(run, record)
         self.streams.forget(run)
 
     def _remember_end(self, run: OpenRun, definition: Definition | None) -> None:
@@ -394,3 +396,5 @@ class Fold:
         memory = self.memories.of(run.job)
         if run.started_us is None or run.started_us == memory.started_us:
             memory.run_ended(run.ended_us, run.retry_owed(definition))
+        elif run.slot > MOST_SLOTS:
+            memory.held_us = max(memory.held_us, run.ended_us or 0)

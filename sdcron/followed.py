@@ -10,12 +10,15 @@ import time
 from typing import TYPE_CHECKING
 
 from sdcron.apply import apply_lock
+from sdcron.elsewhere import write_elsewhere
 from sdcron.errors import JobFileError, LockHeldError, SdcronError
+from sdcron.files import Files
 from sdcron.folders import read_folders
+from sdcron.hosts import belongs
 from sdcron.jobfile import read_file
-from sdcron.jobset import JobPaths, find_files
-from sdcron.local_jobs import LocalJob, carried_out, compile_local, read_local, write_local
-from sdcron.local_operations import applied_to_systemd, problems_of, systemd_names
+from sdcron.jobset import JobPaths, JobSet, check_hosts, find_files
+from sdcron.local_jobs import compile_local, read_local, write_local
+from sdcron.local_operations import LocalApplier, applied_to_systemd, problems_of, systemd_names
 from sdcron.operations import file_context
 from sdcron.plan import Known, make_plan
 from sdcron.record import look
@@ -131,6 +134,10 @@ class Followed:
             problems += wrong
             if wrong:
                 bad.add(source)
+        others = [job for job in jobs if not belongs(job, context.host)]
+        for problem in check_hosts(JobSet((), elsewhere=tuple(others), host=context.host)):
+            self._tell_once(f"{problem}; {problem.hint}")
+        jobs = [job for job in jobs if belongs(job, context.host)]
         directories = [*found.directories]
         base = ""
         if self._folders is not None:
@@ -143,6 +150,7 @@ class Followed:
         compiled = self._compiled(jobs, problems, bad, base)
         with apply_lock(self._place.paths, lock_seconds):
             whole = self._apply(compiled, bad, same, directories, found.files)
+            write_elsewhere(self._place.paths, Files(), others, read=found.chosen.keys() - same)
         if not whole:
             return self._taken_up(lock_seconds, frozenset())
         self._clean = frozenset(found.chosen) - self._wrong - bad
@@ -206,9 +214,10 @@ class Followed:
                 self._tell_once(f"{problem.message}; {problem.hint}")
             compiled = [job for job in compiled if not _is_anothers(job, known, directories, files)]
             plan = make_plan(compiled, known, None, directories=directories, files=files)
-        after: dict[str, LocalJob] = carried_out(plan, before, time.time_ns() // 1000)
-        if plan or not before:
-            write_local(paths, after.values())
+        LocalApplier(paths).carry_out(plan)
+        if not before and not plan:
+            # What says that an engine is in use here.
+            write_local(paths, ())
         return True
 
     def _look(self) -> dict[str, Look | None]:
@@ -243,7 +252,7 @@ def _is_anothers(job: CompiledJob, known: Known, directories: Collection[str], f
 def _look_into(directory: str, seen: dict[str, Look | None], depth: int) -> None:
     """How all looks that lies in a directory, also behind links; what begins with a dot is nothing of its."""
     try:
-        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))  # noqa: PTH208 - names alone
     except OSError:
         return
     for name in names:

@@ -12,16 +12,23 @@ from datetime import timedelta
 from itertools import count, repeat, takewhile
 from typing import TYPE_CHECKING
 
-from sdcron.job import Output
+from sdcron.chain_units import after_handler_name, drop_ins_of, skipped_handler_name
+from sdcron.drop_ins import is_drop_in, job_of
+from sdcron.drop_ins import names as drop_in_names
+from sdcron.job import Output, Overlap
+from sdcron.overlap import queued_name, slot_name, slot_of, tick_name
+from sdcron.parameters import read_parameter
 from sdcron.paths import Scope
 from sdcron.retry import retry_handler_name, retry_timer_name
 from sdcron.span import parse_span
-from sdcron.units import PREFIX, CompiledJob, boot_timer_name, is_sealed, service_name, timer_name
+from sdcron.unit_locks import lock_unit_name
+from sdcron.units import PREFIX, CompiledJob, Unit, boot_timer_name, is_sealed, service_name, timer_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
+    from sdcron.job import Parameter
     from sdcron.paths import Paths
 
 _SECTION = "\n[X-Sdcron]\n"
@@ -46,6 +53,21 @@ class InstalledJob:
     schedule: tuple[str, ...] = ()
     timezone: str | None = None
     spread: timedelta = timedelta(0)
+
+    def as_compiled(self) -> CompiledJob:
+        """What would install it as it is, with its timers."""
+        boot = tuple(sorted(name for name, text in self.units.items() if _is_boot_timer(text)))
+        return CompiledJob(
+            self.name,
+            self.directory,
+            self.source,
+            tuple(Unit(name, text) for name, text in sorted(self.units.items())),
+            tuple(sorted(self.calendar_timers)) if self.active else (),
+            boot if self.active else (),
+            self.script,
+            after=self.after,
+            needs=self.needs,
+        )
 
     def same_files(self, compiled: CompiledJob) -> bool:
         """True when every file and link is exactly what `compiled` would install."""
@@ -73,6 +95,44 @@ class InstalledJob:
         """The exit statuses that are retried; empty: every failure is."""
         written = self._of_service("RetryOnExit") or [""]
         return tuple(int(code) for code in written[0].split() if _is_count(code))
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """The names of the locks that a run holds."""
+        return tuple(self._of_service("Locks")[0].split()) if self._of_service("Locks") else ()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run that a suspend has ended is started again."""
+        return self._of_service("Resumable")[:1] == ["yes"]
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The jobs whose ends start it."""
+        return tuple(" ".join(self._of_service("After")).split())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The jobs that must have succeeded since it did."""
+        return tuple(" ".join(self._of_service("Needs")).split())
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What may differ from run to run."""
+        found = (read_parameter(_unescape(text)) for text in self._of_service("Parameter"))
+        return tuple(each for each in found if each is not None)
+
+    @property
+    def overlap(self) -> Overlap:
+        """What becomes of a run that is due while another is on."""
+        written = self._of_service("Overlap")[:1]
+        return Overlap(written[0]) if written and written[0] in Overlap.__members__.values() else Overlap.SKIP
+
+    @property
+    def max_parallel(self) -> int:
+        """How many runs may be on at the same time."""
+        written = self._of_service("MaxParallel")[:1] if self.overlap is Overlap.ALLOW else []
+        return int(written[0]) if written and _is_count(written[0]) else 1
 
     @property
     def digest(self) -> str | None:
@@ -114,8 +174,8 @@ class InstalledJob:
 
     @property
     def unit_names(self) -> tuple[str, ...]:
-        """Its units, sorted."""
-        return tuple(sorted(self.units))
+        """Its units, sorted; what it adds to those of others is none."""
+        return tuple(sorted(name for name in self.units if not is_drop_in(name)))
 
     @property
     def calendar_timers(self) -> tuple[str, ...]:
@@ -130,8 +190,7 @@ class InstalledJob:
     @property
     def boot(self) -> bool:
         """Whether it runs at boot."""
-        text = self.units.get(boot_timer_name(self.name)) or self.units.get(timer_name(self.name), "")
-        return bool(_directive(text, "OnBootSec") or _directive(text, "OnStartupSec"))
+        return any(map(_is_boot_timer, self.units.values()))
 
     def directive(self, key: str) -> str:
         """What the service says, as the value of a directive that takes no list; empty if it does not say it."""
@@ -153,14 +212,15 @@ class Installed:
 def read_installed(paths: Paths, skip: Collection[str] = (), *, retries: bool = True) -> Installed:
     """Read the unit directory of one scope but for the files in `skip`; an absent directory holds no jobs.
 
-    Without `retries` the units of retries, which are most, are left out. Other directories that the manager reads are
-    looked through for names only.
+    Without `retries` the units of retries and of runs beside others, which are most, are left out. Other directories
+    that the manager reads are looked through for names only.
     """
     texts: dict[str, dict[str, str]] = {}
     sections: dict[str, dict[str, list[str]]] = {}
     foreign = {name for directory in _other_directories(paths) for name in _names(directory)}
-    for name in _names(paths.unit_dir, skip):
-        if not retries and "@retry" in name:
+    added = (name for name in drop_in_names(paths.unit_dir) if name not in skip)
+    for name in (*_names(paths.unit_dir, skip), *added):
+        if not retries and "@" in name and ("@retry" in name or slot_of(name)[1] > 1):
             continue
         text = _read(f"{paths.unit_dir}/{name}")
         section = _ownership(text) if text is not None else {}
@@ -189,11 +249,20 @@ def read_one(paths: Paths, name: str) -> InstalledJob | None:
     """One job by the names that its files would have, without a look at the directory; None if it has none."""
     units: dict[str, str] = {}
     known: dict[str, list[str]] = {}
-    for unit in (service_name(name), timer_name(name), boot_timer_name(name), retry_handler_name(name)):
+    own = (service_name(name), timer_name(name), boot_timer_name(name), retry_handler_name(name), lock_unit_name(name))
+    for unit in own:
         _learn(known, _read_own(paths, name, unit, units), from_service=unit == service_name(name))
-    for unit in map(retry_timer_name, repeat(name), count(1)):
-        if not _read_own(paths, name, unit, units):
-            break
+    for unit in (tick_name(name), queued_name(name)):
+        _read_own(paths, name, unit, units)
+    for names in (map(retry_timer_name, repeat(name), count(1)), map(slot_name, repeat(name), count(2))):
+        for unit in names:
+            if not _read_own(paths, name, unit, units):
+                break
+    after, needs = (" ".join(known.get(key, ())).split() for key in ("After", "Needs"))
+    if after or needs:
+        handlers = (after_handler_name(name), skipped_handler_name(name))
+        for unit in (*handlers, *drop_ins_of(name, after, needs)):
+            _read_own(paths, name, unit, units)
     if not units:
         return None
     enabled = frozenset(unit for unit in units if os.path.lexists(paths.wants_dir / unit))
@@ -290,6 +359,8 @@ def _ownership(text: str) -> dict[str, list[str]]:
 
 
 def _belongs(unit: str, job: str) -> bool:
+    if is_drop_in(unit):
+        return job_of(unit) == job
     stem = PREFIX + job
     fits = unit.startswith(stem) and unit[len(stem) : len(stem) + 1] in (".", "@")
     return fits and "/" not in job and job.isprintable()
@@ -298,6 +369,10 @@ def _belongs(unit: str, job: str) -> bool:
 def _directive(text: str, key: str) -> str:
     """The value of a directive that stands there once; the section for sdcron's own notes is not looked at."""
     return text.partition(_SECTION)[0].partition(f"\n{key}=")[2].partition("\n")[0]
+
+
+def _is_boot_timer(text: str) -> bool:
+    return bool(_directive(text, "OnBootSec") or _directive(text, "OnStartupSec"))
 
 
 def _is_count(text: str) -> bool:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 RESERVED_NAMES = frozenset({"boot", "collector", "engine"})
 """What no job may be called: the units of these names are sdcron's own."""
+MAX_PARALLEL = 16
+"""How many runs of a job that allows several may be on, unless it says."""
+NOT_RUN = 248
+"""The exit status by which a job's own wrapper says that it did not run: none of a failure, and none of a success."""
 
 
 class Missed(StrEnum):
@@ -132,6 +136,25 @@ class Output:
     redact: tuple[str, ...] = ()
 
 
+class ParameterKind(StrEnum):
+    """What values a parameter takes: what its default is. Without one any text."""
+
+    TEXT = "text"
+    WHOLE = "whole"
+    NUMBER = "number"
+    TRUTH = "truth"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What may differ from run to run; without a `default`, which is a text as written, it must be given."""
+
+    name: str
+    default: str | None = None
+    kind: ParameterKind = ParameterKind.TEXT
+    description: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A secret that systemd hands to the run as a file: LoadCredential=, or LoadCredentialEncrypted=."""
@@ -176,8 +199,9 @@ class Passthrough:
 class Job:
     """One job, complete and checked.
 
-    Exactly one of `command` (argv) and `script` is set. `unsupported` names the keys of the job file whose
-    behaviour this version does not have: such a job validates and is refused by compile and apply.
+    Exactly one of `command` (argv) and `script` is set. `lock` are names, sorted and each once. `hosts` are names and
+    globs, none for all (hosts.py). `after` and `needs` are names of jobs (graph.py). `unsupported` names the keys of
+    the job file whose behaviour this version does not have: such a job validates and is refused by compile and apply.
     """
 
     name: str
@@ -200,7 +224,10 @@ class Job:
     kill_signal: str | None = None
     missed: Missed = Missed.RUN
     overlap: Overlap = Overlap.SKIP
+    max_parallel: int = MAX_PARALLEL
     retry: Retry | None = None
+    lock: tuple[str, ...] = ()
+    lock_wait: timedelta = timedelta(0)
     when: When = field(default_factory=When)
     spread: timedelta = timedelta(0)
     accuracy: timedelta = timedelta(seconds=1)
@@ -209,6 +236,11 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     sandbox: Sandbox = Sandbox.NONE
     output: Output = field(default_factory=Output)
+    hosts: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    after: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     enabled: bool = True
+    resumable: bool = False
     systemd: Passthrough = field(default_factory=Passthrough)
     unsupported: tuple[str, ...] = ()

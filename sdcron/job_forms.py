@@ -163,7 +163,7 @@ def default_of(field: Field[Any]) -> object:
 
 def record(kind: type[T], forms: Mapping[str, Form[Any]]) -> Form[T]:
     """A map of what differs from the defaults of a dataclass."""
-    defaults = {field.name: default_of(field) for field in fields(kind)}  # type: ignore[arg-type]
+    defaults = {field.name: default_of(field) for field in fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
     names = {_KEY_OF.get(name, name): name for name in forms}
 
     def write(value: T) -> object:

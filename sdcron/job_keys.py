@@ -6,6 +6,7 @@ are said together. Pure: the file system and the clock are not consulted.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,7 +29,10 @@ from sdcron.job import (
     When,
 )
 from sdcron.job_draft import Draft, is_refused, sound_values
-from sdcron.job_schema import label, schema, suggestion
+from sdcron.job_locks import read_locks
+from sdcron.job_parameters import read_parameters
+from sdcron.job_schema import label
+from sdcron.job_together import check_together
 from sdcron.job_values import (
     check_argument,
     check_expression,
@@ -45,6 +49,7 @@ from sdcron.job_values import (
     split_condition,
 )
 from sdcron.passthrough import ADDITIVE, refusal
+from sdcron.python_command import is_function, mistake_in
 from sdcron.schedule import parse_schedule
 
 if TYPE_CHECKING:
@@ -53,9 +58,10 @@ if TYPE_CHECKING:
     from sdcron.schedule import Schedule
     from sdcron.yaml_nodes import Data, Path
 
-UNSUPPORTED = frozenset({"after", "needs", "lock", "lock_wait", "parameters", "notify", "ping", "hosts"})
-"""Keys that validate and that this version cannot carry out; `overlap` is one too unless it is `skip`."""
+UNSUPPORTED = frozenset({"notify", "ping"})
+"""Keys that validate and that this version cannot carry out."""
 
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Job))
 _LARGEST_ID = 4294967294
 _RESERVED_IDS = frozenset({65535, 4294967295})  # "no such id" of setresuid(2), in 16 and in 32 bits
 T = TypeVar("T")
@@ -69,12 +75,10 @@ def read_job(draft: Draft, source: Source, *, seed: str, local_timezone: str) ->
     sound = sound_values(draft)
     fields = _read_keys(draft, sound)
     fields["schedule"] = _schedule(draft, sound, fields.get("spread", timedelta(0)), seed, local_timezone)
-    _check_together(draft, sound, fields)
+    check_together(draft, sound, fields)
     if draft.findings or is_refused(draft):
         return None
-    unsupported = tuple(
-        key for key in sound if key in UNSUPPORTED or (key == "overlap" and fields["overlap"] is not Overlap.SKIP)
-    )
+    unsupported = tuple(key for key in sound if key in UNSUPPORTED)
     return Job(name=draft.name, source=source, unsupported=unsupported, **fields)
 
 
@@ -92,7 +96,7 @@ def _read_keys(draft: Draft, sound: Mapping[str, Data]) -> dict[str, Data]:
         reader = _READERS.get(key)
         if reader is not None:
             result = reader(draft, (key,), value)
-            if key not in UNSUPPORTED and result is not None:
+            if key in _FIELDS and result is not None:
                 fields[key] = result
     return fields
 
@@ -118,50 +122,6 @@ def _schedule(
                 draft.refuse(("timezone",) if timezone is not None else (), mistake.message, mistake.hint)
         return None
     return None if written is None else schedule
-
-
-def _check_together(draft: Draft, sound: Mapping[str, Data], fields: Mapping[str, Data]) -> None:
-    """Keys that need or exclude one another."""
-    values = draft.values
-    if "command" not in values and "script" not in values:
-        if not _is_misspelt(values, {"command", "script"}):
-            hint = "for example: command: /usr/local/bin/backup --all"
-            draft.refuse((), f"the job '{draft.name}' has neither 'command' nor 'script'", hint, at_key=True)
-    elif "command" in values and "script" in values:
-        draft.refuse(
-            ("script",), "'command' and 'script' exclude each other", "keep the one that shall run", at_key=True
-        )
-    if "interpreter" in values and "script" in values:
-        draft.refuse(
-            ("interpreter",),
-            "'interpreter' goes with 'command', not with 'script'",
-            "name the interpreter in the first line of the script: #!/usr/bin/python3",
-            at_key=True,
-        )
-    if "lock_wait" in values and "lock" not in values:
-        draft.refuse(("lock_wait",), "'lock_wait' needs the key 'lock'", "for example: lock: database", at_key=True)
-    if "schedule" not in values and fields.get("systemd", Passthrough()).timer:
-        hint = "a job without a schedule has no timer; remove it, or add `schedule:`"
-        draft.refuse(("systemd", "timer"), "'systemd.timer' needs the key 'schedule'", hint, at_key=True)
-    for key in ("after", "needs"):
-        if key in sound and draft.name in _listed(sound[key]):
-            draft.refuse((key,), f"'{key}' names the job itself", "name another job")
-    retry = fields.get("retry")
-    both = set(retry.on_exit) & set(fields.get("success_exit", ())) if retry is not None else set()
-    if both:
-        code = min(both)
-        draft.refuse(
-            ("retry", "on_exit"),
-            f"exit code {code} is in 'success_exit' and in 'retry.on_exit'",
-            "a success is never retried; keep one of the two",
-        )
-
-
-def _is_misspelt(values: Mapping[str, Data], names: set[str]) -> bool:
-    """Whether an unknown key got the hint that one of these was meant: then the schema has said what is wrong."""
-    known = schema()["$defs"]["job"]["properties"]
-    hints = {suggestion(name, known) for name in names}
-    return any(suggestion(key, known) in hints for key in values if key not in known)
 
 
 def _listed(value: Data) -> list[Data]:
@@ -202,6 +162,10 @@ def _command(draft: Draft, path: Path, value: Data) -> tuple[str, ...] | None:
             return None
     if words is not None and not (words and words[0]):
         draft.refuse(path, f"{label(path)} names no program", "for example: command: /usr/local/bin/backup --all")
+        return None
+    mistake = mistake_in(words) if words is not None and path == ("command",) and is_function(words) else None
+    if mistake is not None:
+        draft.refuse(path, f"{label(path)} {mistake[0]}", mistake[1])
         return None
     return words
 
@@ -345,6 +309,7 @@ def _directives(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[Direc
 
 _READERS: dict[str, Callable[[Draft, Path, Data], Data]] = {
     "accuracy": _duration,
+    "after": lambda _draft, _path, value: tuple(dict.fromkeys(_listed(value))),
     "command": _command,
     "credentials": _credentials,
     "description": _description,
@@ -353,14 +318,20 @@ _READERS: dict[str, Callable[[Draft, Path, Data], Data]] = {
     "environment": _environment,
     "environment_file": _environment_file,
     "group": _account,
+    "hosts": lambda _draft, _path, value: tuple(dict.fromkeys(_listed(value))),
     "interpreter": _interpreter,
     "kill_signal": _text,
     "limits": _limits,
+    "lock": read_locks,
     "lock_wait": _duration,
+    "max_parallel": lambda _draft, _path, value: value,
     "missed": lambda _draft, _path, value: Missed(value),
+    "needs": lambda _draft, _path, value: tuple(dict.fromkeys(_listed(value))),
     "output": _output,
     "overlap": lambda _draft, _path, value: Overlap(value),
+    "parameters": read_parameters,
     "priority": _priority,
+    "resumable": lambda _draft, _path, value: value,
     "retry": _retry,
     "sandbox": lambda _draft, _path, value: Sandbox(value),
     "script": lambda draft, path, value: draft.read(path, check_script, value),

@@ -11,23 +11,26 @@ from collections import deque
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+from sdcron.asking import JOB_FIELD, MESSAGE_ID, UNIT_FIELD
 from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.journal import Journal
 from sdcron.log_lines import Assembly, LogLine
 from sdcron.machine import machine_id
-from sdcron.messages import STARTING, uid_of
+from sdcron.messages import STARTING, text_of, uid_of
 from sdcron.output import compile_patterns
-from sdcron.run_queries import applied_job, open_store
+from sdcron.overlap import slot_name, slot_of
+from sdcron.run_queries import BECOME_READER, applied_job, open_store
 from sdcron.runs import microseconds_of, rfc3339
-from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from datetime import datetime
 
     from sdcron.operations import Place
     from sdcron.runs import Run
 
+_SINGLE_RUNS = 200
+"""Runs for an instant of which systemd's word is looked for, and not output alone."""
 LAST_RUN_LINES = 1000
 """So many lines of the last run are shown if nothing else is asked for."""
 _LATE_US = 60_000_000
@@ -87,7 +90,7 @@ def check_readable(place: Place) -> None:
         )
     raise BackendError(
         "no permission to read the machine's journal",
-        "run it as root (sudo), or join its readers: sudo usermod -aG systemd-journal $USER, and log in again",
+        BECOME_READER,
     )
 
 
@@ -102,6 +105,9 @@ class _JobJournal:
         uids = (uid,) if place.user else tuple({0, uid_of(applied.user if applied else None, 0)})
         self._patterns = compile_patterns(applied.redact) if applied else ()
         self._uids = uids
+        most = applied.max_parallel if applied is not None else 1
+        self._units = [slot_name(job, number) for number in range(1, most + 1)]
+        self._units += self._of_single_runs()
         self.journal = Journal(self._matches())
         if applied is None and not self._has_entries():
             self.journal.close()
@@ -114,13 +120,30 @@ class _JobJournal:
     def close(self) -> None:
         self.journal.close()
 
+    def _asked(self) -> list[str]:
+        """Matches of what people ask for: systemd 252 does not say itself of which job a unit of a single run is."""
+        uid = os.getuid() if self._user else 0  # nobody else has such units
+        return [f"{JOB_FIELD}={self._job}", f"MESSAGE_ID={MESSAGE_ID}", f"_UID={uid}"]
+
+    def _of_single_runs(self) -> Iterable[str]:
+        """The units of the last runs for an instant, or with values of their own."""
+        asked = Journal(self._asked())
+        found: deque[str] = deque(maxlen=_SINGLE_RUNS)
+        with closing(asked):
+            asked.seek_head()
+            while asked.next():
+                unit = text_of(asked.get, UNIT_FIELD)
+                if slot_of(unit)[0] == self._job:
+                    found.append(unit)
+        return found
+
     def _matches(self) -> list[str]:
-        unit, uid = service_name(self._job), [f"_UID={os.getuid()}"]
-        if self._user:
-            fields = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], [f"_SYSTEMD_USER_UNIT={unit}"], [f"USER_UNIT={unit}"]]
-            groups = [[*matches, *uid] for matches in fields]
-        else:
-            groups = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], [f"_SYSTEMD_UNIT={unit}"], [f"UNIT={unit}", "_UID=0"]]
+        uid, user = f"_UID={os.getuid()}" if self._user else "_UID=0", "USER_" * self._user
+        # Several values of one field are alternatives: sd_journal_add_match(3).
+        own = [f"_SYSTEMD_{user}UNIT={unit}" for unit in self._units]
+        groups = [[f"SYSLOG_IDENTIFIER=sdcron-{self._job}"], own]
+        groups = [[*matches, uid] for matches in groups] if self._user else groups
+        groups += [[*(f"{user}UNIT={unit}" for unit in self._units), uid], self._asked()]
         matches: list[str] = []
         for group in groups:
             matches += ["+"] * bool(matches) + group
@@ -141,7 +164,19 @@ class _JobJournal:
     def rest(self) -> Iterator[LogLine]:
         """All from here to the end."""
         while self.journal.next():
-            yield from self.assembly.take(self.journal.get, self.journal.realtime_us())
+            if self.journal.get("MESSAGE_ID") == MESSAGE_ID.encode():
+                self._hear_of(text_of(self.journal.get, UNIT_FIELD))
+            else:
+                yield from self.assembly.take(self.journal.get, self.journal.realtime_us())
+
+    def _hear_of(self, unit: str) -> None:
+        """A single run is asked for: look at what is told of it, too."""
+        if slot_of(unit)[0] == self._job and unit not in self._units:
+            self._units.append(unit)
+            cursor = self.journal.cursor()
+            self.journal.close()
+            self.journal = Journal(self._matches())
+            self.journal.seek_cursor(cursor)
 
     def coming(self) -> Iterator[LogLine]:
         """What comes, for ever."""
@@ -223,7 +258,8 @@ class _JobJournal:
         field_name = "USER_INVOCATION_ID" if self._user else "INVOCATION_ID"
         unit_field = "USER_UNIT" if self._user else "UNIT"
         whose = f"_UID={os.getuid()}" if self._user else "_PID=1"
-        starts = Journal([f"{unit_field}={service_name(self._job)}", f"MESSAGE_ID={STARTING.decode()}", whose])
+        units = [f"{unit_field}={unit}" for unit in self._units]
+        starts = Journal([*units, f"MESSAGE_ID={STARTING.decode()}", whose])
         found: dict[str, int] = {}
         with closing(starts):
             starts.seek_head()

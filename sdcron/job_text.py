@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sdcron.entries import ScheduleMistakes
 from sdcron.job import (
+    MAX_PARALLEL,
     Credential,
     Directive,
     Interpreter,
@@ -24,6 +25,8 @@ from sdcron.job import (
     Otherwise,
     Output,
     Overlap,
+    Parameter,
+    ParameterKind,
     Passthrough,
     Priority,
     Retry,
@@ -73,6 +76,9 @@ class Timing:
     timezone: str | None
     spread: timedelta
     missed: Missed
+    # What is due at the same times is the same, whatever becomes of it.
+    overlap: Overlap = field(default=Overlap.SKIP, compare=False)
+    max_parallel: int = field(default=MAX_PARALLEL, compare=False)
 
 
 def text_of(job: Job, directory: str) -> str:
@@ -123,8 +129,14 @@ def timing_of(text: str) -> Timing:
     except (TypeError, OverflowError, RecursionError) as error:
         message = f"not the text of a job: {type(error).__name__}: {error}"
         raise ValueError(message) from error
-    enabled, schedule, timezone, spread, missed = read
-    return Timing(enabled, schedule or (), timezone, spread, missed)
+    enabled, schedule, *rest = read
+    return Timing(enabled, schedule or (), *rest)
+
+
+def parameters_of(text: str) -> tuple[Parameter, ...]:
+    """What may differ from run to run of the job of a text. Raises ValueError."""
+    plain = _loaded(text)
+    return _read_parameters(plain["parameters"]) if "parameters" in plain else ()
 
 
 def digest_of(text: str) -> str:
@@ -178,6 +190,25 @@ def _read_credentials(value: object) -> tuple[Credential, ...]:
         path = read_map(file)["encrypted"] if encrypted else file
         found.append(Credential(_CREDENTIAL.read(name), read_path(path), encrypted))
     return tuple(found)
+
+
+def _write_parameters(parameters: tuple[Parameter, ...]) -> dict[str, object]:
+    plain = Parameter("")
+    return {
+        each.name: {
+            key: form.write(value)
+            for key, form in _PARAMETER.items()
+            if (value := getattr(each, key)) != getattr(plain, key)
+        }
+        for each in parameters
+    }
+
+
+def _read_parameters(value: object) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(_VARIABLE.read(name), **{key: _PARAMETER[key].read(item) for key, item in read_map(inner).items()})
+        for name, inner in read_map(value).items()
+    )
 
 
 def _write_interpreter(interpreter: Interpreter) -> object:
@@ -234,6 +265,7 @@ _PRIORITY: Mapping[str, Form[Any]] = {
     "io": matching("idle|(best-effort|realtime)(:[0-7])?"),
     "cpu_weight": whole(1, 10_000),
 }
+_PARAMETER: Mapping[str, Form[Any]] = {"default": _TEXT, "kind": choice(ParameterKind), "description": _TEXT}
 _COUNT = whole(1, 1 << 62)
 _LIMITS: Mapping[str, Form[Any]] = {"memory": _COUNT, "cpu": _COUNT, "tasks": _COUNT, "open_files": _COUNT}
 
@@ -257,7 +289,12 @@ _KEYS: Mapping[str, Form[Any]] = {
     "kill_signal": Form(as_is, read_signal),
     "missed": choice(Missed),
     "overlap": choice(Overlap),
+    "max_parallel": whole(1, 64),
     "retry": record(Retry, _RETRY),
+    "lock": one_or_several(matching("[A-Za-z0-9_{][A-Za-z0-9_.{}-]*").read),
+    "lock_wait": _LENGTH,
+    "after": one_or_several(read_text),
+    "needs": one_or_several(read_text),
     "when": record(When, _WHEN),
     "spread": _LENGTH,
     "accuracy": _LENGTH,
@@ -266,7 +303,10 @@ _KEYS: Mapping[str, Form[Any]] = {
     "limits": record(Limits, _LIMITS),
     "sandbox": choice(Sandbox),
     "output": record(Output, {"keep": _COUNT, "redact": one_or_several(read_expression)}),
+    "hosts": one_or_several(read_text),
+    "parameters": Form(_write_parameters, _read_parameters),
     "enabled": _TRUTH,
+    "resumable": _TRUTH,
     "systemd": record(Passthrough, dict.fromkeys(("unit", "service", "timer"), _DIRECTIVES)),
     "unsupported": several(read_text),
 }

@@ -39,12 +39,13 @@ class Context:
     """What a job file's meaning takes from the machine and the caller.
 
     `local_timezone` is the machine's IANA zone, `machine_id` chooses spots for H and `spread`. `root_owned_only`
-    refuses files and directories that others may write to, as cron does.
+    refuses files and directories that others may write to, as cron does. `host` is the machine's name, for `hosts`.
     """
 
     local_timezone: str = "UTC"
     machine_id: str = ""
     root_owned_only: bool = False
+    host: str = ""
 
 
 def is_job_name(name: str) -> bool:

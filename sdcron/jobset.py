@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdcron.errors import JobFileError, Problem, UsageError
-from sdcron.job import Source
+from sdcron.graph import circle_of, described, edges_of
+from sdcron.hosts import belongs, may_meet
+from sdcron.job import Overlap, Source
 from sdcron.jobfile import locate_key, read_file
 
 if TYPE_CHECKING:
@@ -24,14 +26,23 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class JobSet:
-    """Jobs sorted by name; the real paths of the directories, and the single files, they were asked for from.
+    """Jobs sorted by name; those that are for other machines by `hosts` apart, in `elsewhere`.
 
-    A file's path is that of `Job.source`: its directory's real path and its own name, which may be a link.
+    `directories` and `files` are the real paths of the directories, and the single files, they were asked for from. A
+    file's path is that of `Job.source`: its directory's real path and its own name, which may be a link.
     """
 
     jobs: tuple[Job, ...]
     directories: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    elsewhere: tuple[Job, ...] = ()
+    host: str = ""
+    """The machine's name; empty where it has none."""
+
+    def of_all_hosts(self) -> JobSet:
+        """The same with those of other hosts among the others."""
+        jobs = sorted((*self.jobs, *self.elsewhere), key=lambda job: job.name)
+        return JobSet(tuple(jobs), self.directories, self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +100,24 @@ def read_files(
             jobs += read
             problems.update(dict.fromkeys(wrong))
     taken = {name: Source(path, shown=str(found.chosen[path])) for path, names in skip.items() for name in names}
-    problems.update(dict.fromkeys(_repeated_names(jobs, taken)))
+    jobs.sort(key=lambda job: job.name)
+    here = tuple(job for job in jobs if belongs(job, context.host))
+    elsewhere = tuple(job for job in jobs if not belongs(job, context.host))
+    problems.update(dict.fromkeys((*_repeated_names(here, elsewhere, taken), *_circles(here), *_parallel(here))))
     if problems:
         raise JobFileError(tuple(problems))
-    return JobSet(tuple(sorted(jobs, key=lambda job: job.name)), found.directories, found.files)
+    return JobSet(here, found.directories, found.files, elsewhere, context.host)
+
+
+def check_hosts(jobs: JobSet) -> tuple[Problem, ...]:
+    """A problem for each job of which it cannot be told whether it is for this machine."""
+    hint = "give it one: hostnamectl set-hostname NAME, or in etc/hostname below --root"
+    return tuple(
+        Problem(
+            job.source.shown, job.source.line, 1, "this machine has no name, and the job is for some", "hosts", hint
+        )
+        for job in (jobs.elsewhere if not jobs.host else ())
+    )
 
 
 def check_supported(jobs: Sequence[Job], *, user: bool = False) -> tuple[Problem, ...]:
@@ -100,10 +125,8 @@ def check_supported(jobs: Sequence[Job], *, user: bool = False) -> tuple[Problem
     problems: dict[Problem, None] = {}
     for job in jobs:
         for key in job.unsupported:
-            what, hint = f"key '{key}'", f"remove '{key}', or wait for a version that has it"
-            if key == "overlap":
-                what, hint = f"'overlap: {job.overlap.value}'", "only 'overlap: skip' is supported so far"
-            problems[_problem_at(job, key, f"{what} is not supported yet", hint)] = None
+            hint = f"remove '{key}', or wait for a version that has it"
+            problems[_problem_at(job, key, f"key '{key}' is not supported yet", hint)] = None
         if user:
             for key in _root_keys(job):
                 message = f"'{key}' needs the machine's service manager: yours can run jobs only as you"
@@ -146,14 +169,57 @@ def _is_job_file(name: str) -> bool:
     return name.endswith(_SUFFIXES) and not name.startswith(".")
 
 
-def _repeated_names(jobs: Sequence[Job], taken: Mapping[str, Source]) -> list[Problem]:
-    """A problem for every job whose name an earlier one has."""
+def _circles(jobs: Sequence[Job]) -> list[Problem]:
+    """A problem for jobs that wait for each other."""
+    edges = edges_of(jobs)
+    circle = circle_of(edges)
+    if not circle:
+        return []
+    keys = {(edge.upstream, edge.downstream): edge.key for edge in reversed(edges)}
+    key = keys[circle[-1], circle[0]]
+    first = next(job for job in jobs if job.name == circle[0])
+    hint = f"take '{circle[-1]}' out of '{key}' here, or break the circle elsewhere"
+    return [_problem_at(first, key, f"jobs wait for each other: {described(circle)}", hint)]
+
+
+def _parallel(jobs: Sequence[Job]) -> list[Problem]:
+    """A problem for each job that waits for one of which several runs may be on: none of these is the one that counts.
+
+    By systemd what is added to such a job's service would not be heard by the others of its services.
+    """
+    several = {job.name for job in jobs if job.overlap is Overlap.ALLOW}
+    by_name = {job.name: job for job in jobs} if several else {}
+    return (
+        [
+            _problem_at(
+                by_name[edge.downstream],
+                edge.key,
+                f"'{edge.upstream}' has 'overlap: allow', so nothing can wait for its end",
+                f"let '{edge.upstream}' skip, queue or replace its runs, or take it out of '{edge.key}'",
+            )
+            for edge in edges_of(jobs)
+            if edge.upstream in several
+        ]
+        if several
+        else []
+    )
+
+
+def _repeated_names(here: Sequence[Job], elsewhere: Sequence[Job], taken: Mapping[str, Source]) -> list[Problem]:
+    """A problem for every job whose name an earlier one has that is for the same machine."""
     problems = []
-    first = dict(taken)
-    for job in jobs:
-        other = first.setdefault(job.name, job.source)
-        if other is not job.source:
-            where = f"{other.shown}:{other.line}"
+    of_name: dict[str, list[Job]] = {}
+    ours = {id(job) for job in here}
+    for job in sorted((*here, *elsewhere), key=lambda job: (job.name, job.source.path, job.source.line)):
+        others = of_name.setdefault(job.name, [])
+        is_here = id(job) in ours
+        first = taken.get(job.name) if is_here else None
+        for other in others:
+            if first is None and ((is_here and id(other) in ours) or may_meet(job, other)):
+                first = other.source
+        others.append(job)
+        if first is not None:
+            where = f"{first.shown}:{first.line}"
             message = f"the job name '{job.name}' is taken already, by {where}"
             hint = "rename one of the two; names are unique over everything that is applied together"
             problems.append(Problem(job.source.shown, job.source.line, 1, message, "name", hint))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.backends.local import LocalBackend
 from sdcron.errors import BackendError, JobFileError, SdcronError
-from sdcron.findings import Finding
+from sdcron.findings import Finding, pause_finding
 from sdcron.local_jobs import LocalJob, read_local
 from sdcron.operations import plan_jobs, read_desired
 
@@ -27,7 +27,7 @@ def examine_local(place: Place) -> tuple[Finding, ...]:
         jobs = read_local(place.paths)
     except SdcronError as error:
         return (*found, Finding("error", error.message, error.hint))
-    return (*found, *_permissions(place.paths), *_applied(place, jobs))
+    return (*found, *_permissions(place.paths), *_applied(place, jobs), *pause_finding(place.paths, jobs))
 
 
 def _engine(place: Place) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron.errors import SdcronError
 from sdcron.files import Files
-from sdcron.job import Missed, Retry
-from sdcron.job_text import digest_of, job_of, text_of, timing_of
+from sdcron.job import MAX_PARALLEL, Missed, Overlap, Retry
+from sdcron.job_text import digest_of, job_of, parameters_of, text_of, timing_of
 from sdcron.plan import Action
 from sdcron.schedule import parse_schedule
 from sdcron.span import parse_span
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
-    from sdcron.job import Job
+    from sdcron.job import Job, Parameter
     from sdcron.job_text import Timing
     from sdcron.paths import Paths
     from sdcron.plan import Plan
@@ -151,6 +151,42 @@ class LocalJob:
         return tuple(codes) if isinstance(codes, list) else (codes,) if codes else ()
 
     @property
+    def resumable(self) -> bool:
+        """Whether a run that a suspend has ended is started again."""
+        return self.plain.get("resumable") is True
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The jobs whose ends start it."""
+        return _texts(self.plain.get("after", ()))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The jobs that must have succeeded since it did."""
+        return _texts(self.plain.get("needs", ()))
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What may differ from run to run. Raises ValueError for a damaged text."""
+        return parameters_of(self.text)
+
+    @property
+    def overlap(self) -> Overlap:
+        """What becomes of a run that is due while another is on."""
+        written = str(self.plain.get("overlap"))
+        return Overlap(written) if written in Overlap.__members__.values() else Overlap.SKIP
+
+    @property
+    def max_parallel(self) -> int:
+        """How many runs may be on at the same time."""
+        return int(self.plain.get("max_parallel", MAX_PARALLEL)) if self.overlap is Overlap.ALLOW else 1
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """The names of the locks that a run holds."""
+        return _texts(self.plain.get("lock", ()))
+
+    @property
     def redact(self) -> tuple[str, ...]:
         """Regular expressions of what does not go on record."""
         return _texts(self.plain.get("output", {}).get("redact", ()))
@@ -168,7 +204,8 @@ def text_name(name: str) -> str:
 def compile_local(job: Job, directory: str) -> CompiledJob:
     """A job as it is stored, in the form that plan.py compares."""
     text = text_of(job, directory)
-    return CompiledJob(job.name, directory, job.source.path, (Unit(text_name(job.name), text),))
+    units = (Unit(text_name(job.name), text),)
+    return CompiledJob(job.name, directory, job.source.path, units, after=job.after, needs=job.needs)
 
 
 def read_local(paths: Paths) -> dict[str, LocalJob]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcron.engine_socket import ask
 from sdcron.engine_support import powers_here, refusals
 from sdcron.errors import BackendError, JobFileError, Problem, SdcronError
-from sdcron.files import leftovers
+from sdcron.files import Files, leftovers
 from sdcron.jobset import check_supported
 from sdcron.local_jobs import carried_out, compile_local, read_local, write_local
 from sdcron.paths import Scope
+from sdcron.pauses import NO_MARKS, owed_without
 from sdcron.plan import Known
 from sdcron.units import PREFIX, service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sdcron.job import Job
     from sdcron.paths import Paths
@@ -90,14 +92,34 @@ class LocalApplier:
 
     def recover(self) -> None:
         """Remove what a killed apply left."""
-        for path in leftovers(self._paths.local_jobs_file.parent):
-            path.unlink(missing_ok=True)
+        for directory in (self._paths.local_jobs_file.parent, self._paths.paused_dir):
+            for path in leftovers(directory):
+                path.unlink(missing_ok=True)
 
-    def carry_out(self, plan: Plan) -> None:
-        """Apply every change, or none. Raises OSError."""
-        if plan:
-            jobs = carried_out(plan, read_local(self._paths), time.time_ns() // 1000)
-            write_local(self._paths, jobs.values())
+    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS, resumed: Collection[str] = ()) -> None:
+        """Apply every change and mark, as Applier.carry_out, or no change. Raises OSError.
+
+        The times of jobs that are `resumed` count from now on: what fell due meanwhile is not owed.
+        """
+        files, paused_dir = Files(), self._paths.paused_dir
+        before, now_us = read_local(self._paths), time.time_ns() // 1000
+        after = carried_out(plan, before, now_us)
+        after |= {name: replace(after[name], since_us=now_us) for name in resumed}
+        marks = {**owed_without(self._paths, before.keys() - after.keys()), **marks}
+        for name, text in marks.items():
+            if text is not None:
+                files.write(paused_dir / name, text)
+        if after != before:
+            write_local(self._paths, after.values())
+        # Only now: an engine that is started in between still finds them paused.
+        gone = [*(name for name, text in marks.items() if text is None), *(before.keys() - after.keys())]
+        for name in gone:
+            files.delete(paused_dir / name)
+        if gone:
+            files.sync_directory(paused_dir)
+            with suppress(OSError):
+                # Not while a mark is in it.
+                paused_dir.rmdir()
 
 
 def tell_engine(paths: Paths, note: Callable[[str], object]) -> None:

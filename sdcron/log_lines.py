@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdcron.lock_skips import told_lock
 from sdcron.messages import (
     EXITED,
     FAILED,
@@ -23,9 +24,9 @@ from sdcron.messages import (
 )
 from sdcron.open_run import STOPPED, OpenRun
 from sdcron.output import Patterns, redact
+from sdcron.overlap import slot_of, tick_name
 from sdcron.retry import retry_handler_name
 from sdcron.runs import microseconds_of, moment_of, rfc3339
-from sdcron.units import service_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ class Assembly:
         """`uids` are whose processes the job's lines may come from; `record_of` gives the record of a run, if any."""
         self._job = job
         self._identifier = f"sdcron-{job}".encode()
-        self._service, self._handler = service_name(job).encode(), retry_handler_name(job).encode()
+        self._handlers = (retry_handler_name(job).encode(), tick_name(job).encode())
         self._uids = tuple(str(uid).encode() for uid in uids)
         prefix = "USER_" if user else ""
         self._unit_field, self._by_unit, self._id_field = (
@@ -124,25 +125,39 @@ class Assembly:
         when = moment_of(received_us)
         if (
             identifier == b"systemd"
-            and get(self._by_unit) == self._service
+            and self._runs(get(self._by_unit))
             and is_of_manager(get, self._uids[0] if self._user else None)
         ):
             return self._event(get, when)
-        if unit == self._handler and identifier == self._identifier:
+        if unit in self._handlers and identifier == self._identifier:
             # journald reads streams and messages by turns: this may come before the failure that it is about.
             self._said.append(LogLine(when, "sdcron", self._text(get("MESSAGE"))))
             return []
         if identifier == self._identifier and get("_STREAM_ID") is not None:
             stream = self._stream(get, unit, when)
             return self._printed(get, stream, when) if stream is not None else []
+        held = told_lock(get, self._uids) if identifier == self._identifier else None
+        if held is not None:
+            return [LogLine(when, "sdcron", self._text(get("MESSAGE")), held[0])]
+        if identifier == self._identifier and (self._runs(unit) or (unit is None and get("_UID") in self._uids)):
+            # What the run says of itself by sdk.py: alarms are for people to read, progress for `status` to show.
+            alarm, run_id = get("SDCRON_ALARM"), _id(get) or (_id(get, "SDCRON_RUN_ID") if unit is None else None)
+            if alarm is not None:
+                return [LogLine(when, "sdcron", f"alarm: {self._text(alarm)}", run_id)]
+            if get("SDCRON_PROGRESS") is not None:
+                return []
         # What was to become the command tells why it did not, and of which unit, also where journald came too late.
-        starting = identifier.startswith(b"(") and get(self._by_unit) == self._service and get("_UID") in self._uids
-        if unit == self._service or starting:
+        starting = identifier.startswith(b"(") and self._runs(get(self._by_unit)) and get("_UID") in self._uids
+        if self._runs(unit) or starting:
             said = starting or identifier == b"systemd-cat"
             program = "" if said else f"{identifier.decode('utf-8', 'backslashreplace')}: "
             run_id = _id(get) or _id(get, self._id_field)
             return [LogLine(when, "systemd" if said else "syslog", program + self._text(get("MESSAGE")), run_id)]
         return []
+
+    def _runs(self, unit: bytes | None) -> bool:
+        """Whether the job's runs are of this unit."""
+        return unit is not None and slot_of(unit.decode("ascii", "replace"))[0] == self._job
 
     def settle(self, *, last: bool = False) -> list[LogLine]:
         """What is held back: the end of a run, and lines whose ends did not come before that, or before the `last`."""
@@ -171,8 +186,10 @@ class Assembly:
         if message == STARTED and not run_id:
             # A condition did not hold: such a start is no invocation, and nothing has gone wrong.
             return [*self.settle(), LogLine(when, "sdcron", self._text(get("MESSAGE")))]
-        run = self._run
+        run, told = self._run, []
         if run is None or run.run_id != run_id:
+            # Of several that are on at the same time.
+            told = self.settle()
             run = self._run = OpenRun(self._job, run_id, "")
         if message == EXITED:
             status = get("EXIT_STATUS") or b""
@@ -185,10 +202,10 @@ class Assembly:
             if message == HAS_STOPPED:
                 run.stopped = STOPPED
         else:
-            return []
+            return told
         run.ended_us = microseconds_of(when)
         self._ended = self._ended or when if message != EXITED else self._ended
-        return []
+        return told
 
     def _stream(self, get: Get, unit: bytes | None, when: datetime) -> _Stream | None:
         """The stream that a line is of, None if it is not the job's."""
@@ -196,9 +213,9 @@ class Assembly:
         if name in self._streams:
             return self._streams[name]
         stream = None
-        if unit == self._service or may_be_of_job(get, unit, self._uids):
+        if self._runs(unit) or may_be_of_job(get, unit, self._uids):
             kind = _STREAMS.get(get("PRIORITY") or b"", "sdcron" if unit is None else "stderr")
-            run_id = _id(get) if unit == self._service else None
+            run_id = _id(get) if self._runs(unit) else None
             stream = _Stream(kind, run_id or (self._run.run_id if self._run is not None else None), when)
         self._streams[name] = stream
         return stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 from sdcron.daylight import zone_exists
@@ -53,10 +55,37 @@ def _linked_zone(link: Path, root: Path) -> str:
 
 
 def _first_line(path: Path) -> str:
+    return next(iter(_lines(path)), "").strip()
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").partition("\n")[0].strip()
+        return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):
-        return ""
+        return []
+
+
+def host_name(root: Path = Path("/")) -> str:
+    """What hostname(1) says; below another root what hostname(5) has for its next boot, empty for nothing."""
+    if root == Path("/"):
+        return os.uname().nodename
+    return next((line.strip() for line in _lines(root / "etc/hostname") if line.strip() and line[0] != "#"), "")
+
+
+def caller() -> str:
+    """The login name of whoever runs this: behind sudo(8) the one who called it."""
+    uid = os.getuid()
+    if uid == 0 and os.environ.get("SUDO_USER"):
+        return os.environ["SUDO_USER"]
+    return login_name(uid)
+
+
+def login_name(uid: int) -> str:
+    """The login name of a user; the number of one that has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def machine_id(root: Path = Path("/")) -> str:

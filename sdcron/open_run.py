@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from sdcron.output import Capture, Patterns
-from sdcron.runs import Outcome, Run, Trigger
+from sdcron.overlap import slot_name
+from sdcron.runs import NOT_ASKED, Alarm, Asked, Outcome, Run, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ _RESULTS = {
     "watchdog": Outcome.KILLED,
     "timeout": Outcome.TIMEOUT,
     "exec-condition": Outcome.SKIPPED,
+    "lock": Outcome.SKIPPED,  # sdcron's own word
 }
 _REASONS = {
     "timeout": "took longer than its timeout",
@@ -43,8 +45,13 @@ CUT_OFF = "cut off: the machine went down without a shutdown"
 MANAGER_GONE = "cut off: its service manager was killed"
 SHUT_DOWN = "cut off by a shutdown"
 STOPPED = "stopped by an administrator"
+REPLACED = "replaced by the next run"
 END_UNKNOWN = "its end is in no journal"
 START_UNKNOWN = "its start is in no journal"
+NEEDS = "needs "
+"""How the detail of a run begins that its gate has kept from its start; the names of the jobs follow."""
+GONE = -1
+"""The beginning of a process that was over before somebody asked."""
 
 
 @dataclass(slots=True)
@@ -83,11 +90,25 @@ class OpenRun:
     """The same of lines that may have been those of the run before."""
     doubtful: bool = False
     """Whether some of its output may be that of a run of which journald knows nothing else."""
+    lock: str = ""
+    """The lock that it says it did not get."""
     pid: int = 0
-    """The main process, where the engine runs it, and when that began in the kernel's clock ticks since the boot."""
+    """The main process, where the engine runs it."""
     pid_started: int = 0
+    """When that began, in the kernel's clock ticks since the boot; GONE if it was over before that was asked."""
+    progress: tuple[float, float | None, int] | None = None
+    """What it has told last of what is done, of how much, and when."""
+    alarms: list[tuple[int, str]] = field(default_factory=list)
+    asked: Asked = NOT_ASKED
+    slot: int = 1
+    """Which of several services runs it that may run beside each other: see overlap.py."""
     complete: bool = True
     """Whether journald was heard to have stored all of its output."""
+
+    @property
+    def service(self) -> str:
+        """The unit that runs it."""
+        return slot_name(self.job, self.slot)
 
     def begin(self, started_us: int, cause: Cause, definition: Definition | None) -> None:
         """systemd says that it starts."""
@@ -126,6 +147,8 @@ class OpenRun:
             memory_peak_bytes=self.memory_peak_bytes,
             next_run_us=next_run_us,
             job_digest=self.digest,
+            alarms=tuple(Alarm(at_us, text) for at_us, text in self.alarms),
+            asked=self.asked,
         )
 
     def retry_owed(self, definition: Definition | None) -> int:
@@ -144,7 +167,11 @@ class OpenRun:
             return Outcome.ABANDONED, self.result
         outcome = _RESULTS.get(self.result, Outcome.FAILURE)
         reason = _REASONS.get(self.result, "" if self.result in _RESULTS else self.result)
-        if self.detail:
+        # Others than the gate may say it.
+        gated = self.detail.startswith(NEEDS)
+        if gated and outcome is Outcome.SKIPPED:
+            reason = self.detail
+        elif self.detail and not gated:
             reason = f"{reason}: {self.detail}" if reason else self.detail
         elif self.result == "exit-code":
             reason = f"exit status {self.exit_status}"
@@ -162,15 +189,16 @@ class OpenRun:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("stdout", "stderr")}
-        return {**plain, "stdout": self.stdout.state(), "stderr": self.stderr.state()}
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in ("stdout", "stderr", "asked")}
+        return {**plain, "asked": self.asked.as_json(), "stdout": self.stdout.state(), "stderr": self.stderr.state()}
 
     @classmethod
     def from_json(cls, state: dict[str, Any], patterns: Patterns) -> Self:
         """The inverse; `patterns` are what is redacted. Raises KeyError, ValueError or TypeError for anything else."""
         captures = {name: Capture.restored(state[name], patterns) for name in ("stdout", "stderr")}
         trigger = Trigger(state["trigger"]) if state["trigger"] is not None else None
-        return cls(**{**state, **captures, "trigger": trigger})
+        asked = Asked.from_json(state.get("asked", {}))
+        return cls(**{**state, **captures, "trigger": trigger, "asked": asked})
 
 
 class States(Mapping[str, tuple[str, str]]):

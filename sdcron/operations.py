@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdcron.errors import BackendError, JobFileError, Problem, SdcronError, UsageError
+from sdcron.errors import BackendError, JobFileError, Problem, SdcronError
 from sdcron.place import Place, connect, make_place, observe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sdcron.apply import Applier
@@ -38,17 +38,21 @@ LOCK_WAIT_SECONDS = 30.0
 def file_context(place: Place) -> Context:
     """What reading job files needs to know of the machine and the caller."""
     from sdcron.jobfile import Context
-    from sdcron.machine import local_timezone, machine_id
+    from sdcron.machine import host_name, local_timezone, machine_id
 
     root = place.paths.root
-    return Context(local_timezone=local_timezone(root), machine_id=machine_id(root), root_owned_only=os.geteuid() == 0)
+    return Context(local_timezone(root), machine_id(root), os.geteuid() == 0, host_name(root))
 
 
-def read_jobs(place: Place, paths: Sequence[Path]) -> JobSet:
-    """All jobs in these files and directories. Raises JobFileError with every problem, UsageError for no such path."""
+def read_jobs(place: Place, paths: Sequence[Path], *, host: str | None = None) -> JobSet:
+    """All jobs in these files and directories, for the machine `host` or this one.
+
+    Raises JobFileError with every problem, UsageError for no such path.
+    """
     from sdcron.jobset import read_paths
 
-    return read_paths(paths, file_context(place))
+    context = file_context(place)
+    return read_paths(paths, context if host is None else replace(context, host=host))
 
 
 def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lambda _: None) -> tuple[CompiledJob, ...]:
@@ -56,24 +60,33 @@ def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lam
 
     `note` hears of what could not be checked.
     """
-    from sdcron.jobset import check_supported
+    from sdcron.jobset import check_hosts, check_supported
+    from sdcron.links import unnameable
     from sdcron.units import compile_job
     from sdcron.verify import verify_units
 
-    if place.local:
+    problems = check_hosts(jobs)
+    if place.local and not problems:
         from sdcron import local_operations
 
         return local_operations.compile_all(jobs.jobs, user=place.user)
-    problems = check_supported(jobs.jobs, user=place.user)
+    problems += check_supported(jobs.jobs, user=place.user)
     if problems:
         raise JobFileError(problems)
-    script_dir = place.paths.on_machine(place.paths.script_dir)
+    state_dir = place.paths.on_machine(place.paths.state_dir)
     compiled = tuple(
-        compile_job(job, directory=os.path.dirname(job.source.path), scope=place.paths.scope, script_dir=script_dir)
+        compile_job(
+            job,
+            directory=os.path.dirname(job.source.path),
+            scope=place.paths.scope,
+            state_dir=state_dir,
+            pausable=not place.transient,
+        )
         for job in (_for_this_boot(jobs.jobs) if place.transient else jobs.jobs)
     )
     passed = {job.name: job for job in jobs.jobs if job.systemd}
     problems = verify_units(passed, [job for job in compiled if job.name in passed], user=place.user, note=note)
+    problems += unnameable(compiled)
     if place.transient:
         from sdcron.backends.transient import refusals
 
@@ -116,6 +129,33 @@ class Desired:
     found: JobPaths
     record: Record
     looks: Mapping[str, Look | None]
+    elsewhere: tuple[Job, ...] = ()
+    host: str = ""
+
+    def notes(self, place: Place, todo: Plan) -> Iterator[str]:
+        """What a person might not expect of this plan: jobs that are for other machines, or paused."""
+        from sdcron.elsewhere import read_elsewhere
+        from sdcron.pauses import described, read_pauses
+
+        others = {(job.name, job.source.path) for job in self.elsewhere}
+        others |= {(job.name, job.source) for job in read_elsewhere(place.paths) if job.source not in self.looks}
+        count = sum(source in self.found.chosen for _, source in others)
+        if count:
+            one = count == 1
+            yield (
+                f"sdcron: {count} job{'' if one else 's'} {'is' if one else 'are'} for other machines than {self.host}:"
+                " see them with sdcron list --all-hosts"
+            )
+        names = {name for name, _ in others}
+        gone = sorted(change.name for change in todo.changes if change.after is None and change.name in names)
+        if gone:
+            yield f"sdcron: not for {self.host} any more, by their hosts: {', '.join(gone)}"
+        pauses = read_pauses(place.paths)
+        if place.transient and place.other is not None and read_pauses(place.other).everything is not None:
+            yield "sdcron: all jobs are paused, but transient ones cannot be: these run"
+        told = described(pauses, {*self.same, *(job.name for job in self.compiled)})
+        if told is not None:
+            yield f"sdcron: {told[0]}; bring back: {told[1]}{' --user' * place.user}"
 
 
 def read_desired(
@@ -131,24 +171,30 @@ def read_desired(
     """
     from sdcron import __version__, record
     from sdcron.jobset import find_files, read_files
+    from sdcron.pauses import read_pauses
     from sdcron.units import FORMAT
 
     found = find_files(paths)
     context = file_context(place)
     if place.local:
-        compiled = compile_jobs(place, read_files(found, context, progress=progress), note)
-        return Desired(compiled, frozenset(), frozenset(), found, record.Record(""), {})
-    key = record.record_key(
-        place.paths, __version__, str(FORMAT), context.local_timezone, context.machine_id, str(context.root_owned_only)
-    )
+        jobs = read_files(found, context, progress=progress)
+        compiled = compile_jobs(place, jobs, note)
+        looks = dict.fromkeys(found.chosen)
+        return Desired(
+            compiled, frozenset(), frozenset(), found, record.Record(""), looks, jobs.elsewhere, context.host
+        )
+    parts = (context.local_timezone, context.machine_id, context.host, str(context.root_owned_only))
+    key = record.record_key(place.paths, __version__, str(FORMAT), *parts)
     known = record.load(place.paths, key)
-    skip = record.unchanged(place.paths, known, found.chosen, timers) if _trusted(found, context) else {}
+    pauses = read_pauses(place.paths)
+    skip = record.unchanged(place.paths, known, found.chosen, timers, pauses) if _trusted(found, context) else {}
     looks = {path: record.look(path) for path in found.chosen if path not in skip}
     jobs = read_files(found, context, skip=skip, progress=progress)
     compiled = compile_jobs(place, jobs, note)
     same = frozenset(name for names in skip.values() for name in names)
     units = frozenset(file for name in same for file in known.jobs[name].files)
-    return Desired(compiled, same, units, found, known, looks)
+    compiled = tuple(job.while_paused() if pauses.of(job.name) else job for job in compiled)
+    return Desired(compiled, same, units, found, known, looks, jobs.elsewhere, context.host)
 
 
 def _trusted(found: JobPaths, context: Context) -> bool:
@@ -167,15 +213,37 @@ def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | 
     problems = _applied_the_other_way(place, desired.compiled)
     if problems:
         raise JobFileError(problems)
-    return make_plan(
+    applied = known_jobs(place) if place.local else read_installed(place.paths, skip=desired.same_units)
+    todo = make_plan(
         desired.compiled,
-        known_jobs(place) if place.local else read_installed(place.paths, skip=desired.same_units),
+        applied,
         timers,
         directories=frozenset(desired.found.directories),
         files=frozenset(desired.found.files),
         same=desired.same,
         prune=prune,
     )
+    check_links(place, todo, desired.compiled, {*applied.jobs, *desired.same}, elsewhere=desired.elsewhere)
+    return todo
+
+
+def check_links(
+    place: Place,
+    todo: Plan,
+    compiled: Sequence[CompiledJob],
+    names: Collection[str],
+    *,
+    elsewhere: Sequence[Job] = (),
+) -> None:
+    """Raises JobFileError if jobs are left that run after, or need, one that is not applied, or each other.
+
+    `names` are those of all that is applied before the plan; `elsewhere` are jobs for other machines.
+    """
+    from sdcron.links import link_problems, links_applied
+
+    problems = link_problems(todo, compiled, names, lambda: links_applied(place.paths), {job.name for job in elsewhere})
+    if problems:
+        raise JobFileError(problems)
 
 
 def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[Problem, ...]:
@@ -201,8 +269,10 @@ def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[P
 def remember(place: Place, desired: Desired) -> None:
     """Write down what is applied, so that the next apply reads only what has changed."""
     from sdcron import record
+    from sdcron.elsewhere import write_elsewhere
     from sdcron.files import Files
 
+    write_elsewhere(place.paths, Files(), desired.elsewhere, read=desired.looks.keys())
     if place.local:
         return
     record.save(place.paths, Files(), desired.record, desired.looks, desired.compiled)
@@ -229,12 +299,14 @@ def changing(
             applier.recover()
             yield applier
     except PermissionError as error:
-        hint = "run it as root (sudo), or manage your own jobs with --user" if os.geteuid() else _writing_hint(error)
-        raise BackendError(f"no permission to write {error.filename or place.paths.unit_dir}", hint) from error
-    except OSError as error:
-        raise SdcronError(
-            f"{error.filename or place.paths.unit_dir}: {error.strerror}", _writing_hint(error)
+        if os.geteuid() and not place.user and str(place.paths.root) == "/":
+            hint = "run it as root (sudo), or manage your own jobs with --user"
+            raise BackendError("no permission to change the machine's jobs", hint) from error
+        raise BackendError(
+            f"no permission to write {error.filename or place.paths.unit_dir}", writing_hint(error)
         ) from error
+    except OSError as error:
+        raise SdcronError(f"{error.filename or place.paths.unit_dir}: {error.strerror}", writing_hint(error)) from error
 
 
 def keep_recording(place: Place, backend: Backend | None, note: Callable[[str], object], *, jobs: bool) -> None:
@@ -264,7 +336,7 @@ def keep_recording(place: Place, backend: Backend | None, note: Callable[[str], 
             own_units.withdraw(persistent, backend)
     except (SdcronError, OSError) as error:
         what = error.message if isinstance(error, SdcronError) else f"{error.filename}: {error.strerror}"
-        advice = error.hint if isinstance(error, SdcronError) else _writing_hint(error)
+        advice = error.hint if isinstance(error, SdcronError) else writing_hint(error)
         note(f"sdcron: runs are not recorded: {what}; {advice}")
 
 
@@ -274,7 +346,7 @@ def _any_jobs(paths: Paths) -> bool:
     return bool(read_installed(paths).jobs)
 
 
-def _writing_hint(error: OSError) -> str:
+def writing_hint(error: OSError) -> str:
     """What to do when a file could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space there, and try again"
@@ -299,7 +371,7 @@ def write_units(compiled: Sequence[CompiledJob], directory: Path) -> tuple[Path,
                 files.write(directory / name, text)
                 written.append(directory / name)
     except OSError as error:
-        raise SdcronError(f"{error.filename}: {error.strerror}", _writing_hint(error)) from error
+        raise SdcronError(f"{error.filename}: {error.strerror}", writing_hint(error)) from error
     return tuple(written)
 
 
@@ -319,28 +391,7 @@ def verify_passed_through(place: Place, jobs: JobSet, note: Callable[[str], obje
         return
     later = {problem.path for problem in check_supported(jobs.jobs)}
     passed = {job.name: job for job in jobs.jobs if job.systemd and job.source.shown not in later}
-    compiled = [compile_job(job, directory="", scope=place.paths.scope, script_dir="/") for job in passed.values()]
+    compiled = [compile_job(job, directory="", scope=place.paths.scope, state_dir="/") for job in passed.values()]
     problems = verify_units(passed, compiled, user=place.user, note=note)
     if problems:
         raise JobFileError(problems)
-
-
-def new_job_file(name: str, directory: Path) -> Path:
-    """Write a commented job file. Raises UsageError for a name that cannot be one, or a file that exists."""
-    from sdcron.job import RESERVED_NAMES
-    from sdcron.jobfile import is_job_name
-    from sdcron.template import job_template
-
-    if name in RESERVED_NAMES:
-        raise UsageError(f"{name!r} is a name of sdcron's own", "choose another, such as my-" + name)
-    if not is_job_name(name):
-        raise UsageError(f"{name!r} cannot be a job's name", "use letters, digits, - _ and ., at most 128")
-    path = directory / f"{name}.yaml"
-    try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(job_template(name))
-    except FileExistsError as error:
-        raise UsageError(f"{path} exists", "choose another name, or edit that file") from error
-    except OSError as error:
-        raise SdcronError(f"{path}: {error.strerror}", "choose a directory you may write: --directory DIR") from error
-    return path

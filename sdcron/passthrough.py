@@ -82,8 +82,8 @@ OWNED: Mapping[str, Mapping[str, str]] = {
 ADDITIVE = frozenset(
     {
         "After", "ConditionPathExists", "ConditionPathIsMountPoint", "Environment", "EnvironmentFile", "ExecCondition",
-        "ExecStopPost", "LoadCredential", "LoadCredentialEncrypted", "LogExtraFields", "RequiresMountsFor",
-        "SuccessExitStatus", "Wants",
+        "ExecStartPre", "ExecStopPost", "LoadCredential", "LoadCredentialEncrypted", "LogExtraFields",
+        "RequiresMountsFor", "RuntimeDirectory", "SuccessExitStatus", "Wants",
     }
 )  # fmt: skip
 

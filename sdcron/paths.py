@@ -70,9 +70,29 @@ class Paths:
         return self.state_dir / "scripts"
 
     @property
+    def paused_dir(self) -> Path:
+        """Marks the jobs that are paused: see pauses.py."""
+        return self.state_dir / "paused"
+
+    @property
+    def queued_dir(self) -> Path:
+        """Marks the jobs of which a run waits for the end of another: see overlap.py."""
+        return self.state_dir / "queued"
+
+    @property
+    def graph_dir(self) -> Path:
+        """What jobs that run after others know of those: a directory for each, see chain_units.py."""
+        return self.state_dir / "graph"
+
+    @property
     def lock_file(self) -> Path:
         """Held by the one apply that may be at work."""
         return self.runtime_dir / "apply.lock"
+
+    @property
+    def lock_dir(self) -> Path:
+        """The files of jobs' locks. The same for units and the engine: each respects what the other's runs hold."""
+        return self.runtime_dir / "locks"
 
     @property
     def journal_file(self) -> Path:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from sdcron.errors import JobFileError, Problem
+from sdcron.overlap import slot_name, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -101,11 +102,16 @@ class Change:
         return {**units, **({"script": self.after.script} if self.after.script is not None else {})}
 
     def diff(self) -> str:
-        """What differs in every unit, in the unified format; `/dev/null` stands for a unit that is not there."""
+        """What differs in every unit, in the unified format; `/dev/null` stands for a unit that is not there.
+
+        Of services that are alike, for runs beside each other, that of the first is shown.
+        """
         before, after = self.texts_before(), self.texts_after()
         lines: list[str] = []
         for name in sorted({*before, *after}):
-            if before.get(name) == after.get(name):
+            alike = slot_name(self.name, 2) if slot_of(name)[1] > 2 else ""
+            same = alike and (before.get(name), after.get(name)) == (before.get(alike), after.get(alike))
+            if same or before.get(name) == after.get(name):
                 continue
             lines += difflib.unified_diff(
                 _without_digest(before.get(name, "")),
@@ -167,6 +173,9 @@ def make_plan(
             changes.append(Change(Action.CHANGE, job.name, before, job))
         elif loaded is not None and any(not _runs(loaded.get(timer)) for timer in job.start):
             changes.append(Change(Action.START, job.name, before, job))
+        elif loaded is not None and job.paused and any(unit.name in loaded for unit in job.units):
+            # Somebody has started a timer of it.
+            changes.append(Change(Action.CHANGE, job.name, before, job))
         else:
             unchanged += 1
     wanted = {*same, *(job.name for job in desired)}

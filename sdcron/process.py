@@ -49,7 +49,7 @@ class Command:
 
     `environment` is all of it, `directory` an absolute path, `user` and `group` names or numbers. `io` is systemd's
     class with or without a level, such as `best-effort:7`. `limits` are resource.RLIMIT_* and the value for both the
-    soft and the hard one.
+    soft and the hard one. `inherited` are descriptors beyond those of the standard streams that it gets too.
     """
 
     argv: tuple[str, ...]
@@ -61,6 +61,7 @@ class Command:
     nice: int | None = None
     io: str | None = None
     limits: tuple[tuple[int, int], ...] = ()
+    inherited: tuple[int, ...] = ()
 
 
 class StartFailedError(SdcronError):
@@ -106,8 +107,9 @@ class Ended:
 def start(command: Command, stdout: int, stderr: int) -> int:
     """Start it, in a session and a process group of its own, and return its process id.
 
-    It has nothing open but the two descriptors and /dev/null to read from, and the signals are as systemd leaves them:
-    none blocked, all with their default action but SIGPIPE, which is ignored (systemd.exec(5), IgnoreSIGPIPE=).
+    It has nothing open but the two descriptors, what it inherits, and /dev/null to read from, and the signals are as
+    systemd leaves them: none blocked, all with their default action but SIGPIPE, which is ignored (systemd.exec(5),
+    IgnoreSIGPIPE=).
 
     Raises StartFailedError when the command is the reason that it cannot be, and OSError (EAGAIN, ENOMEM, EMFILE,
     ENFILE) for a lack that may pass. Then nothing of it was run.
@@ -244,6 +246,8 @@ def _spawn(command: Command, stdout: int, stderr: int, here: int) -> int:
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, stdout, 1),
         (os.POSIX_SPAWN_DUP2, stderr, 2),
+        # To itself: that alone has it inherited (posix_spawn_file_actions_adddup2(3)).
+        *((os.POSIX_SPAWN_DUP2, number, number) for number in command.inherited),
     ]
 
     def execute(path: str, argv: tuple[str, ...]) -> int:
@@ -282,7 +286,7 @@ def _searched(command: Command, execute: Execute) -> int:
         path = f"{directory}/{program}" if directory else program
         try:
             # Costs less than a process that finds nothing to execute.
-            os.stat(path)  # noqa: PTH116
+            os.stat(path)  # noqa: PTH116 - between fork and exec, or for each run
             return _executed(path, command.argv, execute)
         except OSError as error:
             if error.errno not in _SEARCHED_ON:
@@ -344,6 +348,8 @@ def _child(command: Command, identity: _Identity, stdout: int, stderr: int, writ
         for source, target in ((os.open("/dev/null", os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
             os.dup2(source, target)
             os.set_inheritable(target, True)
+        for descriptor in command.inherited:
+            os.set_inheritable(descriptor, True)
         os.umask(command.umask)
         for step, act in _steps(command, identity):  # noqa: B007 - the step that it ended in
             act()
@@ -378,5 +384,5 @@ def _replace(command: Command) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _searched(command, lambda path, argv: os.execve(path, argv, command.environment))  # noqa: S606
+    _searched(command, lambda path, argv: os.execve(path, argv, command.environment))  # noqa: S606 - without a shell: that is the point
     raise AssertionError

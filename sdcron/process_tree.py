@@ -123,16 +123,11 @@ def kill_all(main: int, run: Run, running: Mapping[int, Run] | None = None) -> s
     return _kill(lambda visit: _walk({run: main}, running or {}, visit)[run])
 
 
-def survivors(runs: Collection[Run]) -> dict[Run, set[Process]]:
-    """Whose environment names one of these runs, and their descendants, on the whole machine: left by a killed engine.
-
-    Only runs that have any are in it.
-    """
-    return _surviving(runs, _let_live)
-
-
 def kill_survivors(runs: Collection[Run]) -> set[Process]:
-    """SIGKILL for all of them, and for whoever is born meanwhile; returns those that have not ended yet."""
+    """SIGKILL for whose environment names one of these runs, and their descendants: left by a killed engine.
+
+    On the whole machine, and also for whoever is born meanwhile. Returns those that have not ended yet.
+    """
     return _kill(lambda visit: set().union(*_surviving(runs, visit).values()))
 
 
@@ -140,7 +135,8 @@ def kill_sessions(leaders: Mapping[int, int]) -> None:
     """SIGKILL for all in the sessions of these main processes, by when each began, and for their descendants.
 
     As long as somebody is in a session, its number is no other process's (setsid(2)); a leader that began at another
-    time is one that has the number after all of them were gone.
+    time is one that has the number after all of them were gone. Of a leader that was gone before (open_run.GONE), so
+    is any.
     """
     for _ in range(_ROUNDS):
         table = _Table()
@@ -161,6 +157,13 @@ def kill_sessions(leaders: Mapping[int, int]) -> None:
 def process_of(pid: int) -> Process | None:
     """A living process; None if there is none of that number."""
     return _look(pid)
+
+
+def has_only(running: Mapping[int, Run]) -> bool:
+    """Whether it is certain that this process has no other children: who was reaped before has left nobody then."""
+    own = os.getpid()
+    children = _read(f"/proc/{own}/task/{own}/children") if _adopts() else None
+    return children is not None and all(int(number) in running for number in children.split())
 
 
 def children_now() -> set[int]:

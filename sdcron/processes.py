@@ -15,15 +15,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from sdcron import process, process_tree
+from sdcron.engine_locks import Locks
 from sdcron.engine_run import StartFailedError
 from sdcron.environment_file import EnvironmentFileError, parse
 from sdcron.files import Files, make_directory
 from sdcron.paths import Scope
 from sdcron.process import Command, login_environment
-from sdcron.units import DEFAULT_PATH, argv_of, script_text
+from sdcron.units import DEFAULT_PATH, argv_of, loaders, script_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from sdcron.job import Job
@@ -37,7 +38,8 @@ _LARGEST_CREDENTIAL = 1 << 20
 _LARGEST_ENVIRONMENT_FILE = 1 << 20
 _OWN_VARIABLES = (
     "INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "MAINPID", "MANAGERPID",
-    "NOTIFY_SOCKET", "OLDPWD", "PWD", "SHLVL", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC", "_",
+    "NOTIFY_SOCKET", "OLDPWD", "PWD", "SDCRON_ATTEMPT", "SDCRON_FOR", "SDCRON_JOB", "SDCRON_RUN_ID", "SDCRON_SOCKET",
+    "SDCRON_TRIGGER", "SHLVL", "SYSTEMD_EXEC_PID", "WATCHDOG_PID", "WATCHDOG_USEC", "_",
 )  # fmt: skip
 """What the engine's environment says of the engine alone."""
 
@@ -48,12 +50,19 @@ class Processes:
     def __init__(self, paths: Paths) -> None:
         self._scripts = paths.local_jobs_file.parent / "scripts"
         self._credentials = paths.engine_dir / "credentials"
+        self.locks = Locks(paths.lock_dir)
         self._environment = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
         self._environment.setdefault("PATH", DEFAULT_PATH)
         # A user's own manager begins in his home, the machine's in the root.
         self._directory = os.environ.get("HOME", "/") if paths.scope is Scope.USER else "/"
+        self.about: Callable[[str], Mapping[str, str]] = lambda _: {}
+        """What a run, by its id, is told of itself."""
         self._running: dict[int, str] = {}
         """Main processes that are not reaped, and their runs."""
+        self._reaped: set[int] = set()
+        """Who was reaped last."""
+        self._left_nobody: bool | None = None
+        """Whether those have left nobody, once it was asked."""
         self._written: dict[str, str] = {}
         self._had_children = bool(process_tree.children_now())
         """Whether there were some before any run: who has started them, and what for, is not known."""
@@ -71,14 +80,23 @@ class Processes:
         self._running[pid] = run_id
         return pid
 
-    def reap(self) -> Iterator[Ended]:
+    def reap(self) -> Collection[Ended]:
         """The processes that have ended, and are nobody's children any more."""
-        for ended in process.reap():
+        reaped = list(process.reap())
+        for ended in reaped:
             self._running.pop(ended.pid, None)
-            yield ended
+        self._reaped = {ended.pid for ended in reaped}
+        self._left_nobody = None
+        return reaped
 
     def members(self, pid: int, run_id: str) -> Collection[Process]:
         """The processes of a run that are alive."""
+        if pid in self._reaped and pid not in self._running:
+            # Whoever was left of it is a child of this process, and was so before anything else happened.
+            if self._left_nobody is None:
+                self._left_nobody = process_tree.has_only(self._running)
+            if self._left_nobody:
+                return ()
         return process_tree.members(pid, run_id, self._running)
 
     def send(self, members: Collection[Process], number: int) -> None:
@@ -143,6 +161,7 @@ class Processes:
             nice=job.priority.nice,
             io=job.priority.io,
             limits=tuple((number, value) for number, value in limits if value is not None),
+            inherited=self.locks.descriptors(run_id) if argv is None else (),
         )
 
     def _environment_of(self, job: Job, run_id: str) -> dict[str, str]:
@@ -157,9 +176,13 @@ class Processes:
         environment |= named
         for path in job.environment_file:
             environment |= _read_environment(path)
+        for name in loaders(job):
+            # As by systemd, where they would reach root: see units.py.
+            environment.pop(name, None)
         if job.credentials:
             environment["CREDENTIALS_DIRECTORY"] = self._hand_over(job, run_id)
         environment["INVOCATION_ID"] = run_id
+        environment.update(self.about(run_id))
         return environment
 
     def _script(self, job: Job) -> str:

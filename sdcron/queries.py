@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sdcron.job_answers import JobDetail, JobStatusRow, Progress, RetryWait
 from sdcron.job_queries import (
     DamagedUnitError,
     JobRow,
@@ -25,22 +26,13 @@ from sdcron.job_queries import (
     list_jobs,
     next_moments,
     parse_moment,
+    pause_of,
     schedule_seed,
     try_schedule,
     unknown_job,
 )
-from sdcron.run_queries import (
-    JobDetail,
-    JobStatusRow,
-    RetryWait,
-    catch_up,
-    history,
-    job_status,
-    parse_past,
-    prune,
-    status,
-)
-from sdcron.runs import FAILED, Outcome, Output, Run, Trigger
+from sdcron.run_queries import catch_up, history, job_status, parse_past, prune, status
+from sdcron.runs import FAILED, Alarm, Outcome, Output, Run, Trigger
 
 if TYPE_CHECKING:
     from sdcron.all_logs import logs
@@ -48,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAILED",
+    "Alarm",
     "DamagedUnitError",
     "JobDetail",
     "JobRow",
@@ -55,6 +48,7 @@ __all__ = [
     "LogLine",
     "Outcome",
     "Output",
+    "Progress",
     "RetryWait",
     "Run",
     "Trigger",
@@ -68,6 +62,7 @@ __all__ = [
     "next_moments",
     "parse_moment",
     "parse_past",
+    "pause_of",
     "prune",
     "schedule_seed",
     "status",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdcron.backends import UnitState
     from sdcron.files import Files
     from sdcron.paths import Paths
+    from sdcron.pauses import Pauses
     from sdcron.units import CompiledJob
 
 Look = list[int]
@@ -49,6 +50,7 @@ class Applied:
     files: dict[str, Look]
     enable: list[str]
     start: list[str]
+    paused: bool
 
 
 @dataclass(slots=True)
@@ -101,8 +103,12 @@ def _is_whole(data: dict[str, Any]) -> bool:
     """
     sources = all(_are_names(jobs) for _look, jobs in data["sources"].values())
     return sources and all(
-        isinstance(source, str) and isinstance(files, dict) and _are_names(enable) and _are_names(start)
-        for source, files, enable, start in data["jobs"].values()
+        isinstance(source, str)
+        and isinstance(files, dict)
+        and _are_names(enable)
+        and _are_names(start)
+        and isinstance(paused, bool)
+        for source, files, enable, start, paused in data["jobs"].values()
     )
 
 
@@ -111,7 +117,7 @@ def _are_names(value: object) -> bool:
 
 
 def unchanged(
-    paths: Paths, record: Record, files: Iterable[str], loaded: Mapping[str, UnitState] | None
+    paths: Paths, record: Record, files: Iterable[str], loaded: Mapping[str, UnitState] | None, pauses: Pauses
 ) -> dict[str, tuple[str, ...]]:
     """Of these job files, those that are as they were applied, and whose units are too: path -> names of their jobs."""
     same = {}
@@ -121,7 +127,12 @@ def unchanged(
         if source is None or look(path) != source.look:
             continue
         jobs = [(name, record.jobs.get(name)) for name in source.jobs]
-        if all(job is not None and _as_applied(paths, name, job, path, links, loaded) for name, job in jobs):
+        if all(
+            job is not None
+            and job.paused == (pauses.of(name) is not None)
+            and _as_applied(paths, name, job, path, links, loaded)
+            for name, job in jobs
+        ):
             same[path] = tuple(source.jobs)
     return same
 
@@ -160,14 +171,17 @@ def _path(paths: Paths) -> Path:
 
 def _as_json(record: Record) -> str:
     sources = {path: [entry.look, entry.jobs] for path, entry in record.sources.items()}
-    jobs = {name: [entry.source, entry.files, entry.enable, entry.start] for name, entry in record.jobs.items()}
+    jobs = {
+        name: [entry.source, entry.files, entry.enable, entry.start, entry.paused]
+        for name, entry in record.jobs.items()
+    }
     return json.dumps({"key": record.key, "sources": sources, "jobs": jobs})
 
 
 def _applied(paths: Paths, job: CompiledJob) -> Applied:
     names = [unit.name for unit in job.units] + ([_SCRIPT] if job.script is not None else [])
     looks = {name: look(_file(paths, job.name, name)) or [] for name in names}
-    return Applied(job.source, looks, list(job.enable), list(job.start))
+    return Applied(job.source, looks, list(job.enable), list(job.start), job.paused)
 
 
 def _file(paths: Paths, job: str, name: str) -> str:
@@ -182,6 +196,7 @@ def _as_applied(
         and all(look(_file(paths, name, file)) == seen for file, seen in job.files.items())
         and all((file in links) == (file in job.enable) for file in job.files)
         and (loaded is None or all(_runs(loaded.get(timer)) for timer in job.start))
+        and (loaded is None or not job.paused or loaded.keys().isdisjoint(job.files))
     )
 
 

@@ -86,7 +86,7 @@ class Recorder:
         last_run: Callable[[str], LastRun | None] = lambda _: None,
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`boot_id` is the machine's now, `all_stored` journal.all_stored; `last_run` asks the manager of a job."""
+        """`boot_id` is the machine's now, `all_stored` journal.all_stored; `last_run` asks the manager of a service."""
         self._entries = entries
         self._fold = fold
         self._ledger = ledger
@@ -185,7 +185,7 @@ class Recorder:
     def _close(self, run: OpenRun) -> None:
         waiting = self._waiting.pop(run.run_id, None)
         if waiting is not None:
-            last = self._last_run(run.job)
+            last = self._last_run(run.service)
             if last is not None and last.run_id == run.run_id:
                 run.cpu_us = last.cpu_us if last.cpu_us is not None else run.cpu_us
                 run.memory_peak_bytes = last.memory_peak_bytes or run.memory_peak_bytes
@@ -197,7 +197,7 @@ class Recorder:
         """Ask the manager for runs whose end the journal does not have: it was vacuumed, or its disk was full."""
         lost: dict[str, LastRun] = {}
         for run in self._fold.runs.values():
-            last = self._last_run(run.job) if not run.done else None
+            last = self._last_run(run.service) if not run.done else None
             if last is not None and not (last.active and last.run_id == run.run_id):
                 lost[run.run_id] = last
         # What it says of their ends may be on its way: the journal is believed first.

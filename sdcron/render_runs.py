@@ -1,11 +1,10 @@
-"""Runs as tables, blocks and lines: what status, history and logs show. Prints by render.
+"""Runs as tables and blocks: what status and history show. Prints by render.
 
 On a terminal times are relative and outcomes coloured; a pipe gets RFC 3339, seconds, and tabs between.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from sdcron.log_lines import LogLine
-    from sdcron.run_queries import JobDetail, JobStatusRow
-    from sdcron.runs import Output, Run
+    from sdcron.job_answers import JobDetail, JobStatusRow, Progress
+    from sdcron.runs import Alarm, Output, Run
 
 _STATE_COLOURS = {
     "failed": "red",
@@ -28,12 +26,14 @@ _STATE_COLOURS = {
     "running": "cyan",
     "retry waiting": "yellow",
     "stopped": "yellow",
+    "paused": "yellow",
     "disabled": "dim",
     "by hand": "dim",
+    "after others": "dim",
     "at boot": "dim",
     "removed": "dim",
 }
-_OUTCOME_COLOURS = {Outcome.SUCCESS: "green", Outcome.SKIPPED: "dim", **dict.fromkeys(FAILED, "red")}
+OUTCOME_COLOURS = {Outcome.SUCCESS: "green", Outcome.SKIPPED: "dim", **dict.fromkeys(FAILED, "red")}
 _CAUSES = {
     Trigger.SCHEDULE: "schedule",
     Trigger.MISSED: "schedule, made good",
@@ -44,7 +44,8 @@ _CAUSES = {
 }
 _NAMED = 5
 """So many jobs are named in a summary."""
-_WIDEST = 100
+_BAR = 24
+"""Characters of a full bar."""
 
 
 def status_table(rows: Sequence[JobStatusRow], now: datetime) -> None:
@@ -65,7 +66,9 @@ def _status_cells(row: JobStatusRow, now: datetime, *, terminal: bool) -> tuple[
     last = row.last
     state = f"{row.state}, transient" if row.transient else row.state
     if terminal and row.running_since is not None:
-        state = f"{row.state} {_so_far(row.running_since, now)}"
+        state = f"{row.state} {_so_far(row.running_since, now)}{row.several}"
+        percent = row.progress.percent if row.progress is not None else None
+        state += f", {percent:.0f} %" if percent is not None else ""
     failures = f"{row.failures} in a row" if row.failures > 1 else "1" if row.failures else ""
     return (
         row.job,
@@ -88,7 +91,7 @@ def _next(row: JobStatusRow, now: datetime, *, terminal: bool) -> str:
 def _status_colours(row: JobStatusRow) -> dict[int, str]:
     colours = {1: _STATE_COLOURS[row.state]} if row.state in _STATE_COLOURS else {}
     if row.last is not None:
-        colours[2] = _OUTCOME_COLOURS[row.last.outcome]
+        colours[2] = OUTCOME_COLOURS[row.last.outcome]
     if _is_failing(row):
         colours.update({0: "red", 6: "red"})
     elif row.state in ("disabled", "removed"):
@@ -158,11 +161,17 @@ def job_block(detail: JobDetail, now: datetime) -> None:
 def _facts(detail: JobDetail, now: datetime) -> list[tuple[str, str, str]]:
     row, last = detail.row, detail.row.last
     facts = [("State", _state(row, now), _STATE_COLOURS.get(row.state, ""))]
+    if row.progress is not None:
+        facts.append(("Progress", progress_words(row.progress, now), "cyan"))
+    facts += [("Alarm", _alarm(alarm, now), "red") for alarm in row.alarms]
+    if row.pause is not None:
+        facts.append(("Paused", row.pause.described, "yellow"))
     if row.retry is not None:
         wait = f"retry {row.retry.attempt - 1} of {len(detail.retry_delays)}, {_full(row.retry.at, now)}"
         facts.append(("Retry", wait, "yellow"))
     schedule = ", ".join(detail.schedule)
     facts.append(("Schedule", f"{schedule} ({detail.timezone})" if detail.timezone else schedule, ""))
+    facts += [("After", ", ".join(detail.after), ""), ("Needs", ", ".join(detail.needs), "")]
     if detail.next_runs:
         more = [moment.astimezone().isoformat(sep=" ", timespec="seconds") for moment in detail.next_runs[1:]]
         facts.append(("Next", ", ".join([_full(detail.next_runs[0], now), *(f"then {text}" for text in more[:1])]), ""))
@@ -183,14 +192,15 @@ def _facts(detail: JobDetail, now: datetime) -> list[tuple[str, str, str]]:
 
 def _last_run(last: Run, now: datetime) -> list[tuple[str, str, str]]:
     why = f": {last.reason}" if last.reason else ""
-    facts = [("Last run", f"{last.outcome}{why}", _OUTCOME_COLOURS[last.outcome])]
+    facts = [("Last run", f"{last.outcome}{why}", OUTCOME_COLOURS[last.outcome])]
     started, ended = _date(last.started_us, now), _date(last.finished_us, now)
     lateness = last.lateness_us or 0
     late = f", {length(lateness)} late" if lateness >= 1_000_000 else ""
     facts.append(("Started", f"{started}{late}" if last.started_us else "", ""))
     took = f", took {length(last.duration_us)}" if last.duration_us is not None else ""
     facts.append(("Ended", f"{ended}{took}" if last.finished_us else "", ""))
-    facts.append(("Started by", _cause(last), ""))
+    facts.append(("Started by", cause(last), ""))
+    facts += [("Alarm", _alarm(alarm, now), "red") for alarm in last.alarms]
     used = [f"{length(last.cpu_us)} of CPU time"] if last.cpu_us is not None else []
     used += [f"{size(last.memory_peak_bytes)} of memory"] if last.memory_peak_bytes is not None else []
     facts.append(("Used", ", ".join(used), ""))
@@ -198,16 +208,37 @@ def _last_run(last: Run, now: datetime) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _cause(run: Run) -> str:
-    cause = _CAUSES[run.trigger] if run.trigger else "not known"
-    return f"{cause}, attempt {run.attempt}" if run.attempt > 1 else cause
+def cause(run: Run) -> str:
+    """What started it, in words."""
+    words = _CAUSES[run.trigger] if run.trigger else "not known"
+    words += f" of {run.asked.by}" if run.asked.by else ""
+    if run.asked.for_us is not None:
+        words += f", for {moment_of(run.asked.for_us).astimezone().isoformat(sep=' ', timespec='seconds')}"
+    words += "".join(f", {name}={value}" for name, value in run.asked.values)
+    return f"{words}, attempt {run.attempt}" if run.attempt > 1 else words
 
 
 def _state(row: JobStatusRow, now: datetime) -> str:
     words = f"{row.state}, transient" if row.transient else row.state
     if row.running_since is None:
         return words
-    return f"{words} for {_so_far(row.running_since, now)}, run {(row.running_id or '')[:8]}"
+    return f"{words} for {_so_far(row.running_since, now)}, run {(row.running_id or '')[:8]}{row.several}"
+
+
+def progress_words(progress: Progress, now: datetime) -> str:
+    """`[####----] 13/77 17 %, ends in 5min`; without a total what is done alone."""
+    if progress.percent is None or progress.total is None:
+        return f"{progress.done:.15g}, {render.distance(progress.at - now)}"
+    filled = int(progress.percent * _BAR / 100)
+    bar = f"[{'#' * filled}{'-' * (_BAR - filled)}] {progress.done:.15g}/{progress.total:.15g} {progress.percent:.0f} %"
+    if progress.ends_at is None:
+        return bar
+    late = progress.ends_at <= now
+    return f"{bar}, {'should have ended' if late else 'ends'} {render.distance(progress.ends_at - now)}"
+
+
+def _alarm(alarm: Alarm, now: datetime) -> str:
+    return f"{alarm.text} ({when(alarm.at_us, now)})"
 
 
 def _retries(detail: JobDetail) -> str:
@@ -218,13 +249,13 @@ def _retries(detail: JobDetail) -> str:
 
 
 def _units(detail: JobDetail) -> Iterable[tuple[int, tuple[str, str]]]:
-    # The retry's own units are many, and tell nothing while none is at work.
-    shown = [unit for unit in detail.units if "@retry" not in unit[0] or unit[1] not in ("inactive", "unknown")]
-    return enumerate(shown)
+    # Those of retries and chains are many, and tell nothing while none is at work.
+    idle = ("inactive", "unknown")
+    return enumerate(unit for unit in detail.units if unit[1] not in idle or "@" not in unit[0] or "@boot" in unit[0])
 
 
 def _recent(run: Run, now: datetime) -> None:
-    outcome = render.paint(f"{run.outcome:<9}", _OUTCOME_COLOURS[run.outcome], sys.stdout)
+    outcome = render.paint(f"{run.outcome:<9}", OUTCOME_COLOURS[run.outcome], sys.stdout)
     cells = (run.run_id[:8], outcome, f"{when(_ended_us(run), now):<10}", f"{length(run.duration_us):<10}")
     render.line(f"  {'  '.join(cells)}  {render.plain(run.reason)}".rstrip())
 
@@ -234,7 +265,7 @@ def history_table(runs: Iterable[Run], now: datetime, *, output: bool) -> int:
     if not output:
         runs = list(runs)
         cells = [_history_cells(run, now) for run in runs]
-        colours = [{2: _OUTCOME_COLOURS[run.outcome], 6: "dim"} for run in runs]
+        colours = [{2: OUTCOME_COLOURS[run.outcome], 6: "dim"} for run in runs]
         render.table(("WHEN", "JOB", "OUTCOME", "TOOK", "TRIGGER", "ATTEMPT", "RUN", "WHY"), cells, colours)
         return len(runs)
     count = 0
@@ -242,7 +273,7 @@ def history_table(runs: Iterable[Run], now: datetime, *, output: bool) -> int:
         count += 1
         cells_of_it = [render.plain(cell) for cell in _history_cells(run, now)]
         if render.is_terminal(sys.stdout):
-            cells_of_it[2] = render.paint(cells_of_it[2], _OUTCOME_COLOURS[run.outcome], sys.stdout)
+            cells_of_it[2] = render.paint(cells_of_it[2], OUTCOME_COLOURS[run.outcome], sys.stdout)
             render.line("  ".join(cells_of_it).rstrip())
         else:
             render.line("\t".join(cells_of_it))
@@ -281,56 +312,6 @@ def _stream_block(name: str, stream: Output) -> None:
         render.line(f"  {mark} {render.plain(line)}")
 
 
-class LogPrinter:
-    """Prints the lines of a log as they come: on a terminal with rules between runs, else time, stream and text."""
-
-    def __init__(self) -> None:
-        self._terminal = render.is_terminal(sys.stdout)
-        self._width = min(shutil.get_terminal_size().columns, _WIDEST) if self._terminal else 0
-        self._date = ""
-
-    def __call__(self, line: LogLine) -> None:
-        """Print one."""
-        local = line.when.astimezone()
-        if not self._terminal:
-            if line.event is None:
-                shown = render.plain(line.text).replace("\t", "\\t").replace("\n", "\\n")
-                render.line(f"{local.isoformat(timespec='milliseconds')}\t{line.stream}\t{shown}")
-            return
-        clock = render.paint(local.strftime("%H:%M:%S"), "dim", sys.stdout)
-        text = render.plain(line.text).rstrip("\n").replace("\n", f"\n{'':11}")
-        if line.event is not None:
-            self._rule(line)
-        elif line.stream == "stderr":
-            render.line(f"{clock} {render.paint('! ' + text, 'red', sys.stdout)}")
-        elif line.stream == "systemd":
-            render.line(f"{clock} {render.paint('! systemd: ' + text, 'yellow', sys.stdout)}")
-        elif line.stream == "stdout":
-            render.line(f"{clock}   {text}")
-        else:
-            render.line(f"{clock} {render.paint('· ' + text, 'dim', sys.stdout)}")
-
-    def _rule(self, line: LogLine) -> None:
-        local = line.when.astimezone()
-        run_id = (line.run_id or "")[:8]
-        if line.event == "start":
-            self._draw(f"run {run_id}, {local.strftime('%a %Y-%m-%d %H:%M:%S')}", "dim")
-            return
-        words = [render.plain(line.text)]
-        colour = "dim"
-        if line.run is not None:
-            run = line.run
-            colour = _OUTCOME_COLOURS[run.outcome]
-            words += [f"took {length(run.duration_us)}"] if run.duration_us is not None else []
-            words += [f"by {_cause(run)}"] if run.trigger else []
-        self._draw(", ".join(words), colour)
-
-    def _draw(self, text: str, colour: str) -> None:
-        begin = render.paint("──", "dim", sys.stdout)
-        left = max(self._width - len(text) - 4, 2)
-        render.line(f"{begin} {render.paint(text, colour, sys.stdout)} {render.paint('─' * left, 'dim', sys.stdout)}")
-
-
 def _took(run: Run) -> str:
     """For a cell: as `length` for a person, seconds with three decimals in a pipe."""
     if run.duration_us is None or render.is_terminal(sys.stdout):
@@ -338,7 +319,7 @@ def _took(run: Run) -> str:
     return f"{run.duration_us / 1_000_000:.3f}"
 
 
-def length(length_us: int | None) -> str:
+def length(length_us: float | None) -> str:
     """`27ms`, `4.2s`, `42s`, `3min 20s`, `2h 5min`; `-` if not known."""
     if length_us is None:
         return "-"

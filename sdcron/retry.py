@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdcron.escape import Place, escape
-from sdcron.job import Sandbox
+from sdcron.job import Overlap, Sandbox
 from sdcron.paths import Scope
 from sdcron.span import span
 
@@ -44,6 +44,11 @@ _HANDLER = (
     'then echo "<5>$unit: retry $n of $attempts is waiting";',
     'else rm -f "$state"; echo "<5>$unit: runs again already, no retry needed"; fi',
 )
+# What is said of a failure is read anew when the handler starts: by then a run may be on that has replaced the failed
+# one, and nothing has failed.
+_REPLACED = 'case "$why" in success*) echo "<5>$unit: was replaced, no retry"; exit 0;; esac;'
+# The unit of the run that waits is ordered after this handler: the mark is there until it is over.
+_QUEUED = 'if [ -e "$5" ]; then rm -f "$state"; echo "<5>$unit: a run waits already, no retry"; exit 0; fi;'
 # A run's last word. A successful one forgets the series. One that is being stopped says so to the handler, because
 # systemd reports its death by SIGTERM like any other failure; what tells them apart is the stop job, which is gone a
 # moment later. PATH may be the job's own.
@@ -73,7 +78,9 @@ def gave_up_after(job: Job, scope: Scope) -> tuple[list[str], list[str]]:
     """The [Unit] and [Service] lines of a job's service that make its failures retry."""
     retry = _retry(job)
     timers = " ".join(retry_timer_name(job.name, attempt) for attempt in range(1, retry.attempts + 1))
-    script = escape(" ".join(_LAST_WORD).replace("SYSTEMCTL", _systemctl(scope)), Place.ARGUMENT)
+    # Without the job's variables, which may be somebody else's: some say whom systemctl asks.
+    systemctl = f"/usr/bin/env -i {_systemctl(scope)}" if scope is Scope.SYSTEM else _systemctl(scope)
+    script = escape(" ".join(_LAST_WORD).replace("SYSTEMCTL", systemctl), Place.ARGUMENT)
     words = f"sdcron-retry sdcron-{job.name}.service %t/sdcron/retry/{job.name}"
     unit = [f"OnFailure={retry_handler_name(job.name)}", f"Conflicts={timers}"]
     service = [f"ExecStopPost=-+/bin/sh -c {script} {words}"]
@@ -83,10 +90,13 @@ def gave_up_after(job: Job, scope: Scope) -> tuple[list[str], list[str]]:
     return unit, service
 
 
-def retry_units(job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[str]) -> list[tuple[str, str]]:
-    """Name and text of the handler and of one timer for each attempt."""
+def retry_units(
+    job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[str], mark: str
+) -> list[tuple[str, str]]:
+    """Name and text of the handler and of one timer for each attempt; `mark` is there while a run waits already."""
+    words = [mark] if job.overlap is Overlap.QUEUE else []
+    units = [(retry_handler_name(job.name), _handler(job, scope, header, ownership, words))]
     retry = _retry(job)
-    units = [(retry_handler_name(job.name), _handler(job, retry, scope, header, ownership))]
     for attempt, delay in enumerate(retry.delays(), start=1):
         lines = [
             "[Unit]",
@@ -114,13 +124,17 @@ def _systemctl(scope: Scope) -> str:
     return "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
 
 
-def _handler(job: Job, retry: Retry, scope: Scope, header: Sequence[str], ownership: Sequence[str]) -> str:
+def _handler(job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[str], more_words: list[str]) -> str:
+    retry = _retry(job)
     codes = " ".join(str(code) for code in retry.on_exit) or "-"
     unit = f"sdcron-{job.name}"
     systemctl = _systemctl(scope)
     # systemd.syntax(7): a backslash at the end of a line joins the next one with a blank, inside quotes too.
-    script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl), Place.ARGUMENT)[1:-1] for step in _HANDLER)
+    more = {Overlap.REPLACE: [_REPLACED], Overlap.QUEUE: [_QUEUED]}.get(job.overlap, [])
+    steps = [*_HANDLER[:2], *more, *_HANDLER[2:]]
+    script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl), Place.ARGUMENT)[1:-1] for step in steps)
     words = " ".join(escape(word, Place.ARGUMENT) for word in ["sdcron-retry", unit, str(retry.attempts), codes])
+    more_words = [escape(word, Place.ARGUMENT) for word in more_words]
     lines = [
         "[Unit]",
         f"Description=Retry of sdcron job {job.name} after a failure",
@@ -131,7 +145,7 @@ def _handler(job: Job, retry: Retry, scope: Scope, header: Sequence[str], owners
         "Type=oneshot",
         # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
         f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}",
-        f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}',
+        " ".join([f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}', *more_words]),
         f"SyslogIdentifier={unit}",
         f"LogExtraFields=SDCRON_JOB={job.name}",
         *ownership,

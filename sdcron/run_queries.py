@@ -5,21 +5,30 @@ Offered to others by queries.py. Reads the collector's database and asks systemd
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from sdcron.applied import applied_jobs, applied_one
 from sdcron.errors import BackendError, SdcronError, UsageError
-from sdcron.job_queries import DamagedUnitError, job_rows, job_schedule, next_moments, parse_moment, unknown_job
+from sdcron.job_answers import JobDetail, JobStatusRow, RetryWait, progress_of
+from sdcron.job_queries import (
+    DamagedUnitError,
+    job_rows,
+    job_schedule,
+    next_moments,
+    parse_moment,
+    running_units,
+    unknown_job,
+)
 from sdcron.machine import local_timezone
 from sdcron.messages import RETRY_TIMER
-from sdcron.runs import moment_of, rfc3339
+from sdcron.overlap import queued_name
+from sdcron.runs import Alarm, moment_of, rfc3339
 from sdcron.store import DamagedStoreError, JobStatus, Store
-from sdcron.units import service_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping
@@ -31,107 +40,11 @@ if TYPE_CHECKING:
     from sdcron.paths import Paths
     from sdcron.runs import Outcome, Run, Trigger
 
+BECOME_READER = "run it as root (sudo), or join its readers: sudo usermod -aG systemd-journal $USER, and log in again"
 _NEVER = JobStatus(None, None, 0)
+_Told = tuple[str | None, str | None]
+"""As Store.told has it."""
 _AGO = re.compile(r"(?:\d+(?:ms|[wdhms]))+")
-
-
-@dataclass(frozen=True, slots=True)
-class RetryWait:
-    """A retry that waits for its time: `attempt` is that of the run to come, 2 for the first retry."""
-
-    attempt: int
-    at: datetime | None
-    """None in the moment in which it begins."""
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented JSON shape."""
-        return {"attempt": self.attempt, "at": _text(self.at)}
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatusRow:
-    """How one job is doing.
-
-    `state` is one of those of JobRow, or `retry waiting`, or `removed` for a job that is not applied any more.
-    `last` is the last run on record, known also when its record is too old to be kept; without its output.
-    `failures` counts the runs without success since the last one with it; skipped ones do not count.
-    """
-
-    job: str
-    state: str
-    last: Run | None = None
-    last_success_at: datetime | None = None
-    failures: int = 0
-    running_since: datetime | None = None
-    running_id: str | None = None
-    """The run id of what runs now."""
-    next_run: datetime | None = None
-    retry: RetryWait | None = None
-    transient: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented JSON shape: `last_run` is a record as in job_status.log, but without stdout and stderr."""
-        return {
-            "job": self.job,
-            "state": self.state,
-            "last_run": without_output(self.last) if self.last else None,
-            "last_success_at": _text(self.last_success_at),
-            "failures": self.failures,
-            "running_since": _text(self.running_since),
-            "running_id": self.running_id,
-            "next_run_at": _text(self.next_run),
-            "retry": self.retry.as_json() if self.retry else None,
-            "transient": self.transient,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class JobDetail:
-    """All about one job. What its units say is empty for a `removed` one; `row.last` is with its output."""
-
-    row: JobStatusRow
-    description: str = ""
-    schedule: tuple[str, ...] = ()
-    timezone: str | None = None
-    """None: the machine's."""
-    source: str = ""
-    directory: str = ""
-    user: str | None = None
-    """None: whom the service manager runs as."""
-    timeout: str | None = None
-    """How long a run may take, as systemd.time(7) writes it; None: as long as it likes."""
-    retry_delays: tuple[timedelta, ...] = ()
-    retry_on_exit: tuple[int, ...] = ()
-    """The exit statuses that are retried; empty: every failure is."""
-    units: tuple[tuple[str, str], ...] = ()
-    """Name and ActiveState (systemctl(1)) of each of its units; `unknown` where no systemd runs."""
-    recent: tuple[Run, ...] = ()
-    """The last runs on record, the newest first, without their output."""
-    next_runs: tuple[datetime, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The documented JSON shape: that of the row, `last_run` with its output, and what follows here."""
-        delays = [delay.total_seconds() for delay in self.retry_delays]
-        return {
-            **self.row.as_json(),
-            "last_run": self.row.last.as_json() if self.row.last else None,
-            "description": self.description,
-            "schedule": list(self.schedule),
-            "timezone": self.timezone,
-            "source": self.source,
-            "directory": self.directory,
-            "user": self.user,
-            "timeout": self.timeout,
-            "retries": {"delays_s": delays, "on_exit": list(self.retry_on_exit)} if delays else None,
-            "units": dict(self.units),
-            "recent": [without_output(run) for run in self.recent],
-            "next_runs_at": [_text(moment) for moment in self.next_runs],
-        }
-
-
-def without_output(run: Run) -> dict[str, Any]:
-    """A record without what the run printed."""
-    return {key: value for key, value in run.as_json().items() if key not in ("stdout", "stderr")}
 
 
 def catch_up(place: Place) -> tuple[str, ...]:
@@ -158,8 +71,13 @@ def status(place: Place, backend: Observer | None, now: datetime, *, removed: bo
             rows += job_rows(paths, backend, loaded, now, transient=transient, jobs=jobs)
     with open_store(place) as store:
         past = store.statuses() if store else {}
+        told = store.told() if store else {}
     waits = _waits(backend, loaded)
-    found = [_row(row, past.get(row.name, _NEVER), waits.get(row.name), backend) for row in rows]
+    on, starting = running_units(loaded), frozenset(backend.starting() if backend else ())
+    found = [
+        _row(row, past.get(row.name, _NEVER), waits.get(row.name), backend, on.get(row.name, ()), starting, told)
+        for row in rows
+    ]
     if removed:
         applied = {row.name for row in rows}
         found += [_removed(job, known) for job, known in past.items() if job not in applied and known.last]
@@ -176,6 +94,7 @@ def job_status(
     with open_store(place) as store:
         past = store.statuses(name).get(name, _NEVER) if store else _NEVER
         recent = tuple(store.history(name, limit=runs)) if store else ()
+        told = store.told() if store else {}
     paths, job = applied_job(place, name)
     if job is None:
         if past.last is None:
@@ -184,7 +103,15 @@ def job_status(
     loaded = backend.in_use() if backend else {}
     [row] = job_rows(paths, backend, loaded, now, transient=paths != place.paths, jobs=[job])
     return JobDetail(
-        row=_row(row, past, _waits(backend, loaded).get(name), backend),
+        row=_row(
+            row,
+            past,
+            _waits(backend, loaded).get(name),
+            backend,
+            running_units(loaded).get(name, ()),
+            frozenset(backend.starting() if backend else ()),
+            told,
+        ),
         description=job.description,
         schedule=job.schedule,
         timezone=job.timezone,
@@ -197,6 +124,8 @@ def job_status(
         units=tuple((unit, _active(unit, loaded, backend)) for unit in job.unit_names),
         recent=recent,
         next_runs=_next_runs(paths, job, row, now, times),
+        after=job.after,
+        needs=job.needs,
     )
 
 
@@ -252,10 +181,10 @@ def prune(place: Place, before: datetime) -> int:
         return writable.prune(_microseconds(before) or 0, thorough=True)
 
 
-def parse_past(paths: Paths, text: str, now: datetime) -> datetime:
+def parse_past(paths: Paths, text: str, now: datetime, timezone: str | None = None) -> datetime:
     """A time in the past: RFC 3339, a date, `today`, `yesterday`, or a length of time ago such as `2h` or `1d12h`.
 
-    Raises UsageError.
+    Without an offset it is in the time zone that is given, or else the machine's. Raises UsageError.
     """
     if _AGO.fullmatch(text):
         from sdcron.job_values import RefusedValueError, parse_duration
@@ -266,8 +195,8 @@ def parse_past(paths: Paths, text: str, now: datetime) -> datetime:
             raise UsageError(f"{text} is not a time", "write it as 2h, 3d, yesterday or 2027-03-01 08:00") from error
     days = {"today": 0, "yesterday": 1}.get(text)
     if days is None:
-        return parse_moment(paths, text, now)
-    zone = ZoneInfo(local_timezone(paths.root))
+        return parse_moment(paths, text, now, timezone)
+    zone = ZoneInfo(timezone or local_timezone(paths.root))
     day = now.astimezone(zone).date() - timedelta(days=days)
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
 
@@ -285,8 +214,7 @@ def open_store(place: Place) -> Iterator[Store | None]:
             yield None
             return
         except PermissionError as error:
-            hint = "run it as root (sudo), or join its readers: sudo usermod -aG systemd-journal $USER"
-            raise SdcronError(f"no permission to read {path}", hint) from error
+            raise BackendError(f"no permission to read {path}", BECOME_READER) from error
         store = Store.read(path)
         try:
             yield store
@@ -335,24 +263,40 @@ def _one_run(store: Store, job: str | None, beginning: str) -> str:
     return runs[0].run_id if runs else text
 
 
-def _row(row: JobRow, past: JobStatus, wait: RetryWait | None, backend: Observer | None) -> JobStatusRow:
-    state, running = row.state, None
+def _row(
+    row: JobRow,
+    past: JobStatus,
+    wait: RetryWait | None,
+    backend: Observer | None,
+    units: Collection[str],
+    starting: Collection[str],
+    told: Mapping[str, _Told],
+) -> JobStatusRow:
+    state, found = row.state, []
     if state == "running" and backend is not None:
-        with suppress(BackendError):  # it ended in this moment, and its unit left memory
-            running = backend.run_in_progress(service_name(row.name))
+        for unit in units:
+            with suppress(BackendError):  # it ended in this moment, and its unit left memory
+                found.append(backend.run_in_progress(unit))
     elif wait is not None:
         state = "retry waiting"
+    running = sorted(filter(None, found), key=lambda run: run[1])
+    progress, alarms = told.get(running[0][0], (None, None)) if running else (None, None)
     return JobStatusRow(
         job=row.name,
         state=state,
         last=past.last,
         last_success_at=moment_of(past.last_success_us) if past.last_success_us is not None else None,
         failures=past.failures,
-        running_since=running[1] if running else None,
-        running_id=running[0] if running else None,
+        running_since=running[0][1] if running else None,
+        running_id=running[0][0] if running else None,
+        running_ids=tuple(run_id for run_id, _ in running),
+        waits=bool(running) and queued_name(row.name) in starting,
         next_run=row.next_run,
         retry=wait if state == "retry waiting" else None,
         transient=row.transient,
+        pause=row.pause,
+        progress=progress_of(json.loads(progress), running[0][1]) if progress and running else None,
+        alarms=tuple(Alarm(at_us, text) for at_us, text in json.loads(alarms)) if alarms else (),
     )
 
 
@@ -392,7 +336,3 @@ def _microseconds(moment: datetime | None) -> int | None:
     if moment is None:
         return None
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _text(moment: datetime | None) -> str | None:
-    return rfc3339(_microseconds(moment))

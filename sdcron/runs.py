@@ -11,7 +11,10 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning. New fields may come without."""
@@ -39,7 +42,7 @@ class Outcome(StrEnum):
     KILLED = "killed"
     """It was stopped by an administrator, or died of a signal."""
     SKIPPED = "skipped"
-    """What `when:` asks for was not there: the command was not started."""
+    """What `when:` asks for was not there, or a lock was held: the command was not started."""
     ABANDONED = "abandoned"
     """The machine went down under it, or its end was not recorded anywhere."""
 
@@ -62,6 +65,51 @@ class Output:
     def text(self) -> str:
         r"""As text; a byte that is not UTF-8 is written `\xff`, as Python and most tools do."""
         return self.kept.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What a run said that a person should know, on one line, and when: microseconds since 1970 UTC."""
+
+    at_us: int
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON shape."""
+        return {"at": rfc3339(self.at_us), "text": self.text}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asked for with a run: who did, the instant it is for, the values of parameters.
+
+    Nothing of it is known of a run that was started by systemctl(1) or by its schedule.
+    """
+
+    by: str = ""
+    for_us: int | None = None
+    values: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_special(self) -> bool:
+        """Whether the run is another than any other of its job."""
+        return self.for_us is not None or bool(self.values)
+
+    def as_json(self) -> dict[str, Any]:
+        """As a record has it."""
+        return {"asked_by": self.by or None, "for": rfc3339(self.for_us), "parameters": dict(self.values)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Asked:
+        """The inverse; empty for a record of before there were such fields. Raises ValueError or TypeError."""
+        values, by = record.get("parameters") or {}, record.get("asked_by") or ""
+        if not isinstance(values, dict) or not all(map(_is_text, (by, *values, *values.values()))):
+            raise TypeError("a member of the record has another type than sdcron writes")
+        return cls(by, microseconds(record.get("for")), tuple(values.items()))
+
+
+NOT_ASKED = Asked()
+"""Nobody, and for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +142,8 @@ class Run:
     memory_peak_bytes: int | None = None
     next_run_us: int | None = None
     job_digest: str | None = None
+    alarms: tuple[Alarm, ...] = ()
+    asked: Asked = NOT_ASKED
 
     @property
     def duration_us(self) -> int | None:
@@ -138,6 +188,8 @@ class Run:
             "memory_peak_bytes": self.memory_peak_bytes,
             "next_run_at": rfc3339(self.next_run_us),
             "job_digest": self.job_digest,
+            "alarms": [alarm.as_json() for alarm in self.alarms],
+            **self.asked.as_json(),
         }
 
     def line(self) -> bytes:
@@ -162,7 +214,17 @@ def from_json(record: dict[str, Any]) -> Run:
         finished_us=microseconds(record["finished_at"]),
         cpu_us=round(record["cpu_s"] * 1_000_000) if record["cpu_s"] is not None else None,
         next_run_us=microseconds(record["next_run_at"]),
+        alarms=alarms_of(record),
+        asked=Asked.from_json(record),
     )
+
+
+def alarms_of(record: Mapping[str, Any]) -> tuple[Alarm, ...]:
+    """Those of a record, none of one from before there were any. Raises KeyError, ValueError or TypeError."""
+    found = tuple(Alarm(microseconds(alarm["at"]) or 0, alarm["text"]) for alarm in record.get("alarms", ()))
+    if not all(_is_text(alarm.text) for alarm in found):
+        raise TypeError("an alarm of the record has no text")
+    return found
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -209,7 +271,10 @@ def microseconds(text: str | None) -> int | None:
     """The inverse of `rfc3339`. Raises ValueError."""
     if text is None:
         return None
-    return microseconds_of(datetime.fromisoformat(text))
+    try:
+        return microseconds_of(datetime.fromisoformat(text))
+    except OverflowError as error:
+        raise ValueError("no time that there is in UTC") from error
 
 
 def microseconds_of(moment: datetime) -> int:

@@ -82,7 +82,7 @@ def _members(part: Mapping[str, Any], build: Callable[[Any], Check]) -> Check:
     checks = {name: build(inner) for name, inner in part.get("properties", {}).items()}
     additional = part.get("additionalProperties", True)
     if additional is True:
-        others: Check | None = lambda _value: True  # noqa: E731  a named function would say no more
+        others: Check | None = lambda _value: True  # noqa: E731 - a named function would say no more
     else:
         others = None if additional is False else build(additional)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sdcron.chain_units import DUE, token_changes
+from sdcron.drop_ins import unit_of
+from sdcron.overlap import queued_name, tick_name
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from sdcron.paths import Paths
@@ -57,9 +60,18 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
         for name in sorted({*before, *after}):
             if before.get(name) != after.get(name):
                 step.files[str(unit_path(scene.paths, change.name, name))] = after.get(name)
+        if change.after is None or change.after.paused:
+            # The series of its retries is over.
+            step.files[str(scene.paths.runtime_dir / "retry" / change.name)] = None
+        if _gives_up_waiting(change):
+            for path in _of_waiting(scene.paths, change.name):
+                step.files[str(path)] = None
         if change.after is None:
             step.files[str(scene.paths.armed_boot_dir / change.name)] = None
-            step.files[str(scene.paths.runtime_dir / "retry" / change.name)] = None
+            # One of the same name that is applied later is another job.
+            step.files[str(scene.paths.paused_dir / change.name)] = None
+        for name, text in token_changes(change.name, before, after).items():
+            step.files[str(scene.paths.graph_dir / change.name / name)] = text
         enabled_before = change.before.enabled if change.before else frozenset()
         enabled_after = frozenset(change.after.enable) if change.after else frozenset()
         for name in sorted(enabled_before ^ enabled_after):
@@ -69,10 +81,16 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
         if change.action is not Action.START:
             stopped = _to_stop(change, scene)
             step.stop += stopped
-            step.start += [name for name in stopped if is_retry(name) and name in after and name in scene.active]
+            if change.after is None or not change.after.paused:
+                step.start += [name for name in stopped if is_retry(name) and name in after and name in scene.active]
             step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
+            if _gives_up_waiting(change):
+                # The tick first: it would have a run wait again.
+                step.stop += [
+                    name for name in (tick_name(change.name), queued_name(change.name)) if name in scene.loaded
+                ]
             # What is new may be in memory too: a job removed while it ran, and back now.
-            step.forget += sorted(name for name in {*before, *after} if name in scene.loaded)
+            step.forget += sorted({unit_of(name) for name in {*before, *after}} & scene.loaded)
         step.start += start
         step.anew += [name for name in start if name in scene.loaded and _is_plain(after[name])]
         for name in (*before, *after):
@@ -88,9 +106,16 @@ def _plan_stamp(step: Step, change: Change, name: str, scene: Scene) -> None:
     elif not scene.online and not stamp_path(scene.paths, name).exists():
         # The machine has never run it, and shall not begin with a catch-up when it boots.
         return
-    elif _is_persistent(after) and (before != after or (scene.online and name not in scene.active)):
-        # A timer that somebody had stopped would catch up what fell due since.
+    elif _is_persistent(after) and (before != after or _was_stopped(change, name, scene)):
+        # It would catch up what fell due since.
         step.stamps[name] = "set"
+
+
+def _was_stopped(change: Change, name: str, scene: Scene) -> bool:
+    """Whether a timer did not wait for its times until now: stopped by somebody, or its job was paused."""
+    if scene.online:
+        return name not in scene.active
+    return change.before is not None and name not in change.before.enabled
 
 
 def backward(changes: Sequence[Change], scene: Scene) -> Step:
@@ -105,16 +130,48 @@ def backward(changes: Sequence[Change], scene: Scene) -> Step:
             step.links[str(scene.paths.wants_dir / name)] = f"../{name}" if name in enabled else None
         timers = [name for name in change.texts_after() if name.endswith(".timer")]
         step.stop += [name for name in timers if name not in before or not (is_retry(name) or name in scene.boot)]
-        step.forget += sorted({*before, *change.texts_after()} - {"script"})
+        step.forget += sorted({unit_of(name) for name in (*before, *change.texts_after())} - {"script"})
         step.start += [name for name, text in before.items() if name in scene.active and not is_boot_timer(text)]
         step.anew += [name for name in before if name in step.start and _is_plain(before[name])]
         step.stamps.update({name: "remove" for name in timers if not _is_persistent(before.get(name, ""))})
         if change.before is None:
             step.files[str(scene.paths.armed_boot_dir / change.name)] = None
-        if change.after is None:
+        if change.after is None or change.after.paused:
             retry = scene.paths.runtime_dir / "retry" / change.name
             step.files[str(retry)] = read_text(retry)
+        if _gives_up_waiting(change):
+            for path in _of_waiting(scene.paths, change.name):
+                step.files[str(path)] = read_text(path)
+        for name in token_changes(change.name, before, change.texts_after()):
+            token = scene.paths.graph_dir / change.name / name
+            step.files[str(token)] = read_text(token)
+        if change.after is None:
+            mark = scene.paths.paused_dir / change.name
+            step.files[str(mark)] = read_text(mark)
     return step
+
+
+def _of_waiting(paths: Paths, job: str) -> tuple[Path, Path]:
+    """What says that a run waits, and that its chain asked for it."""
+    return paths.queued_dir / job, paths.graph_dir / job / DUE
+
+
+def _gives_up_waiting(change: Change) -> bool:
+    """Whether no run of a job waits any more that queues them: it is paused, gone, has other times, or queues no more.
+
+    What is not enabled has no times.
+    """
+    before, after = change.texts_before(), change.texts_after()
+    if queued_name(change.name) not in before:
+        return False
+    goes_on = change.after is not None and not change.after.paused and queued_name(change.name) in after
+    return not goes_on or _times(before) != _times(after)
+
+
+def _times(texts: Mapping[str, str]) -> list[str]:
+    """What the units of a job say of its times, as they were written."""
+    keys = ("Enabled=", "Schedule=", "Timezone=", "Spread=")
+    return sorted({line for text in texts.values() for line in text.split("\n") if line.startswith(keys)})
 
 
 def stamp_path(paths: Paths, timer: str) -> Path:
@@ -153,11 +210,13 @@ def _to_stop(change: Change, scene: Scene) -> list[str]:
     """Timers that must not elapse while their files change; a waiting retry goes on as long as its delay stays.
 
     A shorter one may be over: systemd 257 would run the job when it reads it. A run that this boot still owes goes on
-    waiting, too: its timer starts at the next boot only.
+    waiting, too: its timer starts at the next boot only. Of a job that is paused nothing waits.
     """
     before, after = change.texts_before(), change.texts_after()
     owed = scene.boot.intersection(change.after.boot if change.after else ())
     names = [name for name in before if name.endswith(".timer") and name in scene.loaded and name not in owed]
+    if change.after is not None and change.after.paused:
+        return names
     return [name for name in names if not is_retry(name) or _delay(before[name]) != _delay(after.get(name, ""))]
 
 

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Self
 
 from sdcron.errors import SdcronError
 from sdcron.runs import FAILED, Outcome, Run, Trigger
-from sdcron.store_rows import COLUMNS, INSERT, SELECTED, TABLES, packed, run_of, unpacked, values_of
+from sdcron.store_rows import COLUMNS, INSERT, SELECTED, packed, run_of, unpacked, values_of
+from sdcron.store_tables import check_version, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
-
-_VERSION = 1
-"""PRAGMA user_version; raised with every change of the tables."""
 
 _BUSY_SECONDS = 10.0
 _PRUNED_AT_ONCE = 2000
@@ -83,7 +81,7 @@ class Store:
                 connection.execute("PRAGMA synchronous = FULL")
                 # The page cache is the collector's largest piece of memory.
                 connection.execute("PRAGMA cache_size = -4096")
-                _prepare(path, connection)
+                prepare(path, connection)
             except BaseException:
                 connection.close()
                 raise
@@ -107,7 +105,7 @@ class Store:
             if version == 0:
                 connection.close()
                 return None
-            _check_version(path, version)
+            check_version(path, version)
         return cls(path, connection)
 
     def close(self) -> None:
@@ -183,6 +181,15 @@ class Store:
             rows = self._connection.execute("SELECT run_id, job, state FROM open_runs").fetchall()
         return {run_id: (job, state) for run_id, job, state in rows}
 
+    def told(self) -> dict[str, tuple[str | None, str | None]]:
+        """What runs that had not ended at the last step said of themselves, as JSON: progress and alarms, by run id."""
+        query = (
+            "SELECT run_id, json_extract(state, '$.progress'), json_extract(state, '$.alarms') FROM open_runs "
+            "WHERE json_valid(state)"
+        )
+        with _guarded(self._path):
+            return {run_id: (progress, alarms) for run_id, progress, alarms in self._connection.execute(query)}
+
     def memory(self, job: str) -> str | None:
         """What the collector remembers of a job."""
         with _guarded(self._path):
@@ -201,11 +208,10 @@ class Store:
 
     def forget_jobs(self, before_us: int, is_known: Callable[[str], bool]) -> list[str]:
         """Forget jobs that are not known any more and ran last before; returns their names. Raises StoreWriteError."""
-        gone = [
-            job
-            for job, status in self.statuses().items()
-            if (status.last is None or _moment(status.last) < before_us) and not is_known(job)
-        ]
+        with _guarded(self._path):
+            names = [name for (name,) in self._connection.execute("SELECT job FROM jobs") if not is_known(name)]
+        unknown = {name: status.last for name in names for status in self.statuses(name).values()}
+        gone = [name for name, last in unknown.items() if last is None or _moment(last) < before_us]
         with self._writing() as connection:
             connection.executemany("DELETE FROM jobs WHERE job = ?", [(job,) for job in gone])
         return gone
@@ -357,22 +363,6 @@ def set_aside(path: Path, moment: str) -> Path:
         with suppress(FileNotFoundError):
             source.rename(aside.with_name(aside.name + suffix))
     return aside
-
-
-def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {_VERSION}; COMMIT;")
-        return
-    _check_version(path, version)
-
-
-def _check_version(path: Path, version: int) -> None:
-    if version != _VERSION:
-        raise SdcronError(
-            f"{path} was written by another version of sdcron (its tables are of version {version}, not {_VERSION})",
-            "upgrade sdcron, or move that file away: what job_status.log and the journal still have is read again",
-        )
 
 
 @contextmanager

@@ -1,36 +1,20 @@
-"""Runs as rows of the database: its tables, and a Run to a row and back. Opens nothing."""
+"""Runs as rows of the database: a Run to a row and back. Opens nothing."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
 
-from sdcron.runs import Outcome, Output, Run, Trigger
+from sdcron.runs import NOT_ASKED, Asked, Outcome, Output, Run, Trigger, alarms_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, job TEXT NOT NULL, outcome TEXT NOT NULL, host TEXT NOT NULL,
-    backend TEXT NOT NULL, "trigger" TEXT, attempt INTEGER NOT NULL, scheduled_us INTEGER, started_us INTEGER,
-    finished_us INTEGER, reason TEXT NOT NULL, exit_code INTEGER, signal TEXT, stdout_size INTEGER NOT NULL,
-    stdout_truncated INTEGER NOT NULL, stderr_size INTEGER NOT NULL, stderr_truncated INTEGER NOT NULL,
-    dropped_lines INTEGER NOT NULL, cpu_us INTEGER, memory_peak_bytes INTEGER, next_run_us INTEGER, job_digest TEXT
-);
-CREATE INDEX runs_of_job ON runs (job, id);
-CREATE TABLE outputs (run INTEGER PRIMARY KEY, stdout BLOB NOT NULL, stderr BLOB NOT NULL);
-CREATE TABLE jobs (
-    job TEXT PRIMARY KEY, last_run TEXT, stdout BLOB, stderr BLOB, last_success_us INTEGER,
-    failures INTEGER NOT NULL DEFAULT 0, memory TEXT
-) WITHOUT ROWID;
-CREATE TABLE open_runs (run_id TEXT PRIMARY KEY, job TEXT NOT NULL, state TEXT NOT NULL) WITHOUT ROWID;
-"""
 COLUMNS = (
     "run_id", "job", "outcome", "host", "backend", "trigger", "attempt", "scheduled_us", "started_us", "finished_us",
     "reason", "exit_code", "signal", "stdout_size", "stdout_truncated", "stderr_size", "stderr_truncated",
     "dropped_lines", "cpu_us", "memory_peak_bytes", "next_run_us", "job_digest",
+    "rare",
 )  # fmt: skip
 SELECTED = ", ".join(f'runs."{name}"' for name in COLUMNS)
 _NAMES = ", ".join(f'"{name}"' for name in COLUMNS)
@@ -43,21 +27,30 @@ def values_of(run: Run) -> Sequence[object]:
         run.run_id, run.job, str(run.outcome), run.host, run.backend, str(run.trigger) if run.trigger else None,
         run.attempt, run.scheduled_us, run.started_us, run.finished_us, run.reason, run.exit_code, run.signal,
         run.stdout.size, run.stdout.truncated, run.stderr.size, run.stderr.truncated, run.dropped_lines, run.cpu_us,
-        run.memory_peak_bytes, run.next_run_us, run.job_digest,
+        run.memory_peak_bytes, run.next_run_us, run.job_digest, _rare(run),
     )  # fmt: skip
 
 
+def _rare(run: Run) -> str | None:
+    """What few runs have, as JSON."""
+    rare = run.asked.as_json() if run.asked != NOT_ASKED else {}
+    if run.alarms:
+        rare["alarms"] = [alarm.as_json() for alarm in run.alarms]
+    return json.dumps(rare) if rare else None
+
+
 def run_of(row: Sequence[object], stdout: bytes | None = None, stderr: bytes | None = None) -> Run:
-    """The run of a row of COLUMNS, with what is kept of its output."""
-    known: Mapping[str, object] = dict(zip(COLUMNS, row, strict=True))
-    plain = {name: value for name, value in known.items() if not name.startswith(("stdout", "stderr"))}
+    """The run of a row of COLUMNS, or of the first of them, with what is kept of its output."""
+    known: Mapping[str, object] = dict(zip(COLUMNS, row, strict=False))
+    plain = {name: value for name, value in known.items() if not name.startswith(("stdout", "stderr", "rare"))}
     plain["outcome"] = Outcome(str(known["outcome"]))
     plain["trigger"] = Trigger(str(known["trigger"])) if known["trigger"] is not None else None
     outputs = {
         name: Output(kept or b"", int(str(known[f"{name}_size"])), bool(known[f"{name}_truncated"]))
         for name, kept in (("stdout", stdout), ("stderr", stderr))
     }
-    return Run(**plain, **outputs)  # type: ignore[arg-type]  # the columns are the fields
+    rare = json.loads(str(known.get("rare") or "{}"))
+    return Run(asked=Asked.from_json(rare), alarms=alarms_of(rare), **plain, **outputs)  # type: ignore[arg-type]  # the columns are the fields
 
 
 def packed(run: Run) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sdcron.messages import may_be_of_job
+from sdcron.overlap import slot_of
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Streams:
         runs: dict[str, OpenRun],
         define: Callable[[str], Definition | None],
         capture: Callable[[str], Capture],
-        unknown_run: Callable[[str, str], OpenRun | None],
+        unknown_run: Callable[[str, str, int], OpenRun | None],
         *,
         user: bytes | None,
     ) -> None:
@@ -82,22 +83,23 @@ class Streams:
             self._streams.pop(stream.encode(), None)
             self._remember_stranger(stream.encode())
 
-    def line(self, get: Get, identifier: bytes, received_us: int) -> None:
-        """Take a line that says it is of a job."""
+    def line(self, get: Get, identifier: bytes, received_us: int) -> bool:
+        """Take a line that says it is of a job; False for what was not printed, but sent as logger(1) does."""
         name = get("_STREAM_ID")
-        if name is None:  # sent by other ways than a stream, as logger(1) does: not what the job printed
-            return
+        if name is None:
+            return False
         stream = self._streams.get(name)
         if stream is None:
             if name in self._strangers:
-                return
+                return True
             stream = self._new(get, identifier, name, received_us)
             if stream is None:
                 self._remember_stranger(name)
-                return
+                return True
         stream.capture.add((get("MESSAGE") or b"") + _LINE_ENDS.get(get("_LINE_BREAK"), b""))
         if stream.run is not None:
             self.grown.add(stream.run.run_id)
+        return True
 
     def adopt(self, run: OpenRun) -> None:
         """Give a run that has just begun the lines that came before it."""
@@ -128,9 +130,10 @@ class Streams:
         unit = get(self._unit_field)
         invocation = (get("_SYSTEMD_INVOCATION_ID") or b"").decode("ascii", "replace")
         run = None
-        ours = unit == f"{PREFIX}{job}.service".encode()
+        of_job, slot = slot_of((unit or b"").decode("ascii", "replace"))
+        ours = of_job == job
         if ours and invocation:
-            run = self._runs.get(invocation) or self._unknown_run(job, invocation)
+            run = self._runs.get(invocation) or self._unknown_run(job, invocation, slot)
             if run is None:
                 return None
         elif not ours and not self._may_be_of(job, get, unit):

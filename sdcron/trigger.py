@@ -7,10 +7,11 @@ a retry timer's wait, the moment after a boot. What starts at none of these was 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+from sdcron.job import Overlap
 from sdcron.runs import Trigger, microseconds_of, moment_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _BOOT_US = 300_000_000
 """How long the first run after a boot may wait for what it needs, such as a network."""
 _ONCE_OVER_US = 500_000
 """How long after the end of a run the one may start that fell due meanwhile."""
+_CHAIN_US = 300_000_000
+"""How long after its chain has asked for it a run may begin: it may have to wait for a network."""
 _CATCH_UP_US = 2_000_000
 """How much later than that a persistent timer that was started may run what it has missed."""
 
@@ -52,6 +55,8 @@ class Memory:
     """Whether it had been started by an earlier manager before: what it missed it runs first, however late."""
     timer_again: bool = False
     """Whether the same timer had been started before: only then it may have missed something."""
+    timer_stopped_us: int | None = None
+    """When it was stopped, as by a pause; None while it runs, and after a shutdown, which stops all."""
     boot_timer_us: int | None = None
     digest: str | None = None
     """Of the job as its last run was."""
@@ -60,6 +65,18 @@ class Memory:
     """What `output:` said then: for output that is read when the job is not applied any more."""
     owed: int = 0
     """The number of the retry that a run needs which the machine cut off; 0 for none."""
+    tick_us: int | None = None
+    """When something asked for the run that is to begin next, where `overlap` says what becomes of it."""
+    tick_manager: str = ""
+    tick_trigger: str = ""
+    tick_due_us: int | None = None
+    held_us: int = 0
+    """When the last run for an instant ended, which all others wait for (by_hand.py)."""
+    asked: list[list[Any]] = field(default_factory=list)
+    """What was asked for with runs that have not begun yet: see asking.py."""
+    chain_us: int = 0
+    """When the jobs that it runs after asked for a start that has not come yet; 0 for never."""
+    chain_manager: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """As JSON can hold it."""
@@ -80,7 +97,12 @@ class Memory:
             # Another schedule is another job: what the old one was owed is not asked for any more.
             self.owed = 0
             self.retry = self.retry if self.retry_manager == manager else 0
+            self.tick_us = None
+        if self.timer_stopped_us is not None:
+            # What fell due since it was stopped is not made good: its stamp was set before it started.
+            self.timer_again = self.timer_of_boot = False
         self.timer_us, self.timer_manager, self.timer_digest = moment_us, manager, digest
+        self.timer_stopped_us = None
 
     def seen(self, definition: Definition) -> None:
         """How the job is applied when something of it is taken from the journal."""
@@ -90,13 +112,31 @@ class Memory:
     def run_started(self, started_us: int, cause: Cause) -> None:
         """A run has begun, and with it every wait for one is over."""
         self.started_us, self.finished_us = started_us, None
-        self.retry, self.owed = 0, 0
-        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
+        self.retry, self.owed, self.chain_us = 0, 0, 0
+        if self.tick_us is None and cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
             self.due_us = cause.scheduled_us
+        # What has ticked has used up its time, and maybe others since.
+        self.tick_us = None
 
     def run_ended(self, finished_us: int | None, owed: int) -> None:
         """It is over; `owed` is the number of the retry that nobody else will start."""
         self.finished_us, self.owed = finished_us or self.started_us, owed
+
+    def ticked(self, moment_us: int, manager: str, cause: Cause, *, queues: bool) -> None:
+        """Something asked for a run. Where runs queue, only the first waits of those that come while one is on."""
+        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
+            self.due_us = cause.scheduled_us
+        elif cause.trigger is Trigger.AFTER:
+            self.chain_us = 0
+        is_on = self.started_us is not None and self.finished_us is None
+        if queues and self.tick_us is not None and (is_on or self.tick_manager != manager):
+            return
+        self.tick_us, self.tick_manager = moment_us, manager
+        self.tick_trigger, self.tick_due_us = cause.trigger or "", cause.scheduled_us
+
+    def chain_asked(self, moment_us: int, manager: str) -> None:
+        """All jobs that it runs after have ended, and its start is asked for."""
+        self.chain_us, self.chain_manager = moment_us, manager
 
     def retry_started(self, number: int, moment_us: int, manager: str) -> None:
         """A retry timer begins to wait."""
@@ -113,10 +153,34 @@ class Cause:
     scheduled_us: int | None = None
 
 
+def tick_cause(when_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause:
+    """Why a run was asked for then, be another on or not. The arguments are those of `cause_of`."""
+    none_on = replace(memory, retry=0, tick_us=None, finished_us=memory.finished_us or memory.started_us)
+    return cause_of(when_us, definition, none_on, manager, manager_us)
+
+
+def _of_tick(started_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause | None:
+    """The cause of what asked for a run, if that is what begins: at once, or when another is over, or the next boot."""
+    if memory.tick_us is None or not memory.tick_trigger:
+        return None
+    slack = definition.accuracy_us + _LATE_US
+    booted = memory.tick_manager != manager
+    since_us = manager_us + _BOOT_US if booted else max(memory.tick_us, memory.finished_us or 0, memory.held_us)
+    if started_us > since_us + slack:
+        return None
+    return Cause(Trigger(memory.tick_trigger), 1, memory.tick_due_us)
+
+
 def cause_of(started_us: int, definition: Definition | None, memory: Memory, manager: str, manager_us: int) -> Cause:
     """Why a run that started then did. `manager_us` is when this systemd was first heard of."""
     if definition is None:
         return Cause(None)
+    if definition.overlap is not Overlap.SKIP:
+        cause = _of_tick(started_us, definition, memory, manager, manager_us)
+        if cause is not None:
+            return cause
+    if memory.chain_manager == manager and memory.chain_us <= started_us <= memory.chain_us + _CHAIN_US:
+        return Cause(Trigger.AFTER)
     slack = definition.accuracy_us + _LATE_US
     retry = memory.retry
     if 0 < retry <= len(definition.retry_delays_us) and memory.retry_manager == manager:
@@ -130,7 +194,7 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         first = memory.started_us is None or memory.started_us < memory.boot_timer_us
         if first and memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + _BOOT_US:
             return Cause(Trigger.BOOT, 1, None)
-    due_us = _due(started_us, definition.schedule, memory)
+    due_us = _due(started_us, definition.schedule, memory, slack)
     if due_us is None:
         return Cause(Trigger.MANUAL)
     # A timer that was started later than now was started before the clock was set back.
@@ -141,7 +205,7 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         if caught_up and started_us <= memory.timer_us + definition.accuracy_us + late_us:
             return Cause(Trigger.MISSED, 1, due_us)
         return Cause(Trigger.MANUAL)
-    late = started_us > due_us + slack and not _was_on(memory, due_us)
+    late = started_us > max(due_us, memory.held_us) + slack and not _was_on(memory, due_us)
     return Cause(Trigger.MISSED if late else Trigger.SCHEDULE, 1, due_us)
 
 
@@ -150,11 +214,18 @@ def _was_on(memory: Memory, due_us: int) -> bool:
     return memory.started_us is not None and memory.started_us < due_us <= (memory.finished_us or due_us)
 
 
-def _due(started_us: int, schedule: Schedule | None, memory: Memory) -> int | None:
+def _due(started_us: int, schedule: Schedule | None, memory: Memory, slack_us: int) -> int | None:
     """The last time of the schedule before a start, if a timer can have started it then."""
     due = last_due(schedule, started_us + _EARLY_US) if schedule is not None else None
+    if due is not None and due > started_us and schedule is not None:
+        # A little early for that time; or late for the one before, of a job that runs often on a busy machine.
+        before = last_due(schedule, started_us) or 0
+        unused = (memory.timer_us or 0) <= before and (memory.due_us or 0) < before and not _was_on(memory, before)
+        due = before if unused and started_us - before <= slack_us else due
     # Times that are used up come again when the clock is set back.
     if due is None or (memory.due_us is not None and due <= memory.due_us <= started_us + _EARLY_US):
+        return None
+    if memory.timer_stopped_us is not None and memory.timer_stopped_us < due:
         return None
     # The run before was still on when it fell due. If its timer had started that, systemd starts it once that is over
     # (timer_enter_waiting in its timer.c counts from the last elapse), and else drops it.

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdcron.escape import Place, escape
-from sdcron.job import Missed, Otherwise, Output
+from sdcron.chain_units import chain_units, gate
+from sdcron.chain_units import on_record as chain_on_record
+from sdcron.escape import Place, escape, escape_template
+from sdcron.job import Missed, Output, Overlap
+from sdcron.overlap import asked_unit, overlap_units, queued_mark
+from sdcron.parameters import variable, write_parameters
 from sdcron.paths import Scope
+from sdcron.pauses import conditions as marks
+from sdcron.python_command import function_argv, is_function
 from sdcron.retry import gave_up_after, retry_units
 from sdcron.sandbox import sandbox_directives
 from sdcron.span import span
+from sdcron.unit_conditions import when_service, when_unit
+from sdcron.unit_locks import lock_notes, lock_service, lock_unit, lock_units, lock_words, reads_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +34,7 @@ PREFIX = "sdcron-"
 FORMAT = 1
 """Version of the unit layout, written to [X-Sdcron]; raised when installed units must be rewritten."""
 
+_LOADERS = ("GCONV_PATH", "GLIBC_TUNABLES", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOCPATH", "NLSPATH")
 SYSTEMD_CAT = "/usr/bin/systemd-cat"
 # systemd takes the name of an environment file for a pattern (systemd.exec(5), EnvironmentFile=); here it is a name.
 _GLOB, _BACKSLASHED = re.compile(r"[*?\[\\]"), r"\\\g<0>"
@@ -45,7 +54,8 @@ class CompiledJob:
     """All that one job becomes.
 
     `start` are the timers that run once it is applied, `boot` those that only a boot starts, `enable` those that
-    timers.target wants. `script` is the text of a `script:` job, kept beside the units.
+    timers.target wants; none of a job that is paused. `script` is the text of a `script:` job, kept beside the units.
+    `after` and `needs` are names of jobs.
     """
 
     name: str
@@ -55,6 +65,13 @@ class CompiledJob:
     start: tuple[str, ...] = ()
     boot: tuple[str, ...] = ()
     script: str | None = None
+    paused: bool = False
+    after: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    def while_paused(self) -> CompiledJob:
+        """The same, and nothing starts it."""
+        return replace(self, start=(), boot=(), paused=True)
 
     @property
     def enable(self) -> tuple[str, ...]:
@@ -80,14 +97,15 @@ def boot_timer_name(job_name: str) -> str:
     return f"{PREFIX}{job_name}@boot.timer"
 
 
-def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> CompiledJob:
-    """Compile one job whose file belongs to `directory`; scripts are kept in `script_dir`.
+def compile_job(job: Job, *, directory: str, scope: Scope, state_dir: str, pausable: bool = True) -> CompiledJob:
+    """Compile one job whose file belongs to `directory`; its script, and its mark when paused, are in `state_dir`.
+
+    What is not `pausable` is a transient job.
 
     Raises UnitTextError when a value cannot stand in a unit; jobfile.py refuses such values before.
     """
-    script_path = f"{script_dir}/{job.name}"
     script = script_text(job)
-    units = [Unit(service_name(job.name), _service(job, directory, scope, script_path))]
+    units = [Unit(service_name(job.name), _service(job, directory, scope, state_dir))]
     start: list[str] = []
     boot: list[str] = []
     schedule = job.schedule
@@ -103,11 +121,22 @@ def compile_job(job: Job, *, directory: str, scope: Scope, script_dir: str) -> C
             units.append(Unit(boot_name, _boot_timer(job, directory, scope)))
             boot.append(boot_name)
     if job.retry is not None and job.enabled:
-        units += [Unit(name, text) for name, text in retry_units(job, scope, _header(job), _ownership(job, directory))]
+        paths = marks(f"{state_dir}/paused", job.name) if pausable else ()
+        paused = [f"ConditionPathExists=!{escape(path, Place.VALUE)}" for path in paths]
+        header = [*_header(job), *paused]
+        mark = queued_mark(state_dir, job.name)
+        units += [Unit(name, text) for name, text in retry_units(job, scope, header, _ownership(job, directory), mark)]
+    beside = overlap_units(job, scope, state_dir, units[0].text, _header(job), _ownership(job, directory))
+    units += [Unit(name, text) for name, text in beside]
+    units += [Unit(*made) for made in lock_units(job, scope, _header(job), _ownership(job, directory))]
+    if job.after or job.needs:
+        found = chain_units(job, scope, state_dir, _header(job), _ownership(job, directory))
+        units += [Unit(name, text) for name, text in found]
     if not job.enabled:
         start, boot = [], []
     sealed = tuple(Unit(unit.name, seal(unit.text)) for unit in units)
-    return CompiledJob(job.name, directory, job.source.path, sealed, tuple(start), tuple(boot), script)
+    timers = (tuple(start), tuple(boot))
+    return CompiledJob(job.name, directory, job.source.path, sealed, *timers, script, after=job.after, needs=job.needs)
 
 
 def seal(text: str) -> str:
@@ -138,12 +167,19 @@ def _ownership(job: Job, directory: str) -> list[str]:
 
 
 def _on_record(job: Job) -> list[str]:
-    """What the collector must know of a job and no directive tells."""
+    """What must be known of an applied job and no directive tells."""
     lines = [f"OutputKeep={job.output.keep}"] if job.output.keep != Output().keep else []
     lines += [f"Redact={escape(text, Place.VALUE)}" for text in job.output.redact]
     if job.retry is not None and job.retry.on_exit and job.enabled:
         lines.append(f"RetryOnExit={' '.join(str(code) for code in job.retry.on_exit)}")
-    return lines
+    if job.schedule is None and job.timezone is not None:
+        lines.append(f"Timezone={job.timezone}")  # else it stands in a timer
+    lines += [f"Parameter={escape(written, Place.VALUE)}" for written in write_parameters(job.parameters)]
+    if job.overlap is not Overlap.SKIP:
+        lines.append(f"Overlap={job.overlap}")
+    if job.overlap is Overlap.ALLOW:
+        lines.append(f"MaxParallel={job.max_parallel}")
+    return [*lines, *lock_notes(job), *["Resumable=yes"] * job.resumable, *chain_on_record(job)]
 
 
 def _schedule_as_written(job: Job) -> list[str]:
@@ -158,14 +194,15 @@ def _text(lines: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
-    unit = ["[Unit]", f"Description={_description(job)}", *_header(job), *_when_unit(job, scope)]
+def _service(job: Job, directory: str, scope: Scope, state_dir: str) -> str:
+    unit = ["[Unit]", f"Description={_description(job)}", *_header(job), *when_unit(job, scope)]
     service = [
         "",
         "[Service]",
         "Type=oneshot",
-        f"ExecStart={_command_line(job, script_path)}",
-        *_when_service(job, scope),
+        f"ExecStart={_command_line(job, f'{state_dir}/scripts/{job.name}')}",
+        *gate(job, scope, state_dir),
+        *when_service(job, scope),
         f"SyslogIdentifier={PREFIX}{job.name}",
         f"LogExtraFields=SDCRON_JOB={job.name}",
         # Interval 0 does not switch the limit off (silently lost lines); a burst nobody reaches does.
@@ -173,6 +210,7 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         "LogRateLimitBurst=100000000",
         *_identity(job),
         *_environment(job),
+        *_not_for_root(job, scope),
         *_bounds(job),
         *sandbox_directives(job.sandbox, scope),
     ]
@@ -180,10 +218,15 @@ def _service(job: Job, directory: str, scope: Scope, script_path: str) -> str:
         extra_unit, extra_service = gave_up_after(job, scope)
         unit += extra_unit
         service += extra_service
+    if any(each.default is None for each in job.parameters):
+        # Only a unit of by_hand.py has a value for it.
+        unit.append("RefuseManualStart=yes")
     # Runs are bounded by their schedule, not by a start limit, which would drop runs of a busy job.
     unit.append("StartLimitIntervalSec=0")
+    unit += lock_unit(job, scope)
     unit += _passed_through(job.systemd.unit)
     service += _passed_through(job.systemd.service)
+    service += lock_service(job, scope)
     return _text([*unit, *service, *_ownership(job, directory), *_on_record(job)])
 
 
@@ -199,7 +242,7 @@ def _timer(job: Job, directory: str, triggers: Sequence[str], conditions: Sequen
         "[Timer]",
         *triggers,
         f"AccuracySec={span(job.accuracy)}",
-        f"Unit={service_name(job.name)}",
+        f"Unit={asked_unit(job)}",
     ]
     if job.when.wake:
         timer.append("WakeSystem=yes")
@@ -226,6 +269,8 @@ def argv_of(job: Job, script_path: str) -> tuple[str, ...]:
     """What the job runs, its script being kept at `script_path`."""
     if job.script is not None:
         return (*_shebang(job.script), script_path)
+    if is_function(job.command):
+        return function_argv(job)
     if job.interpreter and job.interpreter.program:
         return (job.interpreter.program, *job.command)
     return job.command
@@ -236,7 +281,9 @@ def _command_line(job: Job, script_path: str) -> str:
     # the level prefix is off so that a line beginning with <3> arrives as it was written.
     cat = [SYSTEMD_CAT, f"--identifier={PREFIX}{job.name}", "--priority=info", "--stderr-priority=warning"]
     words = [*cat, "--level-prefix=false", "--", *argv_of(job, script_path)]
-    return " ".join(escape(word, Place.ARGUMENT) for word in words)
+    plain = len(words) - len(job.command) if job.parameters else len(words)
+    escaped = [*(escape(word, Place.ARGUMENT) for word in words[:plain]), *map(escape_template, words[plain:])]
+    return " ".join([*lock_words(job), *escaped])
 
 
 def _shebang(script: str) -> tuple[str, ...]:
@@ -276,11 +323,30 @@ def _environment(job: Job) -> list[str]:
         lines.append(f"Environment={escape(f'PATH={path}', Place.WORD)}")
         lines.append(f"Environment={escape(f'VIRTUAL_ENV={venv}', Place.WORD)}")
     lines += [f"Environment={escape(f'{key}={value}', Place.WORD)}" for key, value in named.items()]
+    for each in job.parameters:
+        # Without a default it is given by whoever starts the run: see by_hand.py.
+        lines.append(f"Environment={escape(f'{variable(each.name)}={each.default or str()}', Place.WORD)}")
     lines += [f"EnvironmentFile={escape(_GLOB.sub(_BACKSLASHED, path), Place.VALUE)}" for path in job.environment_file]
     for credential in job.credentials:
         directive = "LoadCredentialEncrypted" if credential.encrypted else "LoadCredential"
         lines.append(f"{directive}={escape(f'{credential.name}:{credential.path}', Place.VALUE)}")
     return lines
+
+
+def _not_for_root(job: Job, scope: Scope) -> list[str]:
+    """What the job's user may write into his file of variables, and the steps of a run that are root's must not have.
+
+    `+` gives a command all rights, and the variables of all the others (systemd.service(5), "Special executable
+    prefixes"); the C library would load what these name.
+    """
+    names = loaders(job) if scope is Scope.SYSTEM else ()
+    return [f"UnsetEnvironment={' '.join(names)}"] if names else []
+
+
+def loaders(job: Job) -> tuple[str, ...]:
+    """The variables that a run does not have, whoever sets them."""
+    others = job.user not in (None, "root", "0") and reads_files(job.environment_file, job.systemd)
+    return _LOADERS if others else ()
 
 
 def _bounds(job: Job) -> list[str]:
@@ -305,51 +371,6 @@ def _io_settings(io: str | None) -> list[tuple[str, str | None]]:
         return []
     scheduling_class, _, level = io.partition(":")
     return [("IOSchedulingClass", scheduling_class), ("IOSchedulingPriority", level or None)]
-
-
-def _when_unit(job: Job, scope: Scope) -> list[str]:
-    when = job.when
-    wait = when.otherwise is Otherwise.WAIT
-    lines = []
-    if when.network and scope is Scope.SYSTEM:
-        lines += ["Wants=network-online.target", "After=network-online.target"]
-    for unit in when.units:
-        lines += [f"Wants={unit}"] * wait + [f"After={unit}"]
-    if not wait:
-        lines += [f"ConditionPathIsMountPoint={escape(path, Place.VALUE)}" for path in when.mounts]
-        lines += [f"ConditionPathExists={escape(path, Place.VALUE)}" for path in when.path_exists]
-        lines += [f"ConditionPathExists=!{escape(path, Place.VALUE)}" for path in when.path_missing]
-        lines += ["ConditionACPower=yes"] * when.ac_power
-    else:
-        lines += [f"RequiresMountsFor={escape(path, Place.WORD)}" for path in when.mounts]
-    return lines
-
-
-def _when_service(job: Job, scope: Scope) -> list[str]:
-    """Conditions that no Condition...= directive knows: as ExecCondition=, or as a wait before the start."""
-    when = job.when
-    # With whole paths: PATH may be the job's own.
-    own_manager = ["--user"] if scope is Scope.USER else []
-    active = ["/usr/bin/systemctl", *own_manager, "is-active", "--quiet"]
-    checks: list[list[str]] = []
-    if when.network:
-        checks.append(["/usr/bin/systemctl", "--system", "is-active", "--quiet", "network-online.target"])
-    checks += [[*active, unit] for unit in when.units]
-    if when.otherwise is Otherwise.WAIT:
-        checks += [["test", "-e", path] for path in when.path_exists]
-        checks += [["test", "!", "-e", path] for path in when.path_missing]
-        # It is in /usr/lib/systemd up to systemd 256 or so, and then in /usr/bin.
-        checks += [["/bin/sh", "-c", "PATH=/usr/bin:/usr/lib/systemd; systemd-ac-power"]] * when.ac_power
-    if when.command:
-        checks.append(list(when.command))
-    if when.otherwise is Otherwise.SKIP:
-        # Exit 255 of an ExecCondition= is a failure, all else but 0 a skip: the shell maps the one to the other.
-        shell = ["/bin/sh", "-c", '"$@" || exit 1', "when"]
-        directive = "ExecCondition"
-    else:
-        shell = ["/bin/sh", "-c", 'until "$@"; do /bin/sleep 5; done', "when"]
-        directive = "ExecStartPre"
-    return [f"{directive}=" + " ".join(escape(word, Place.ARGUMENT) for word in [*shell, *check]) for check in checks]
 
 
 def _passed_through(directives: Sequence[Directive]) -> list[str]:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdcron.drop_ins import is_drop_in
 from sdcron.errors import Problem, SdcronError
 from sdcron.jobfile import line_of
 
@@ -65,10 +66,11 @@ def _verified(
     with tempfile.TemporaryDirectory(prefix="sdcron-verify-") as directory:
         units = {unit.name: (jobs[job.name], unit) for job in compiled for unit in job.units}
         for _, unit in units.values():
+            Path(directory, unit.name).parent.mkdir(exist_ok=True)
             Path(directory, unit.name).write_text(unit.text, encoding="utf-8")
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:", "SYSTEMD_LOG_COLOR": "0"}
         scope = "--user" if user else "--system"
-        files = sorted(str(Path(directory, name)) for name in units)
+        files = sorted(str(Path(directory, name)) for name in units if not is_drop_in(name))
         said: list[str] = []
         for first in range(0, len(files), _AT_ONCE):
             result = subprocess.run(

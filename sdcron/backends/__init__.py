@@ -44,6 +44,9 @@ class Observer(Protocol):
     def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
         """Invocation id of what a service runs now, and since when, in UTC; None if it runs nothing."""
 
+    def starting(self) -> Sequence[str]:
+        """Units named `sdcron-…` that are to start once what they wait for has come, or that start now."""
+
     def wait_ends(self, timer: str) -> datetime | None:
         """When the wait ends that a timer began when it was started, in UTC; None if it has ended."""
 
@@ -74,6 +77,9 @@ class Backend(Observer, Protocol):
 
     def failed_without_file(self) -> Sequence[str]:
         """Units named `sdcron-…` that failed after their file had gone: their failed state is all that is left."""
+
+    def unit_of(self, pid: int) -> str | None:
+        """The unit that a process belongs to; None if there is none, or no such process."""
 
     def next_elapse(self, timer: str) -> datetime | None:
         """When a timer elapses next by the calendar, in UTC; None if never or unknown."""

@@ -8,12 +8,13 @@ from sdcron.backends import UnitState
 from sdcron.engine_socket import ask
 from sdcron.local_jobs import read_local
 from sdcron.messages import RETRY_TIMER
+from sdcron.overlap import queued_name, slot_name, slot_of
 from sdcron.retry import retry_timer_name
 from sdcron.runs import moment_of
-from sdcron.units import PREFIX, service_name
+from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from sdcron.paths import Paths
@@ -36,11 +37,6 @@ class LocalBackend:
             self._state = ask(self._paths.engine_dir, {"do": "state"}) or {}
         return self._state
 
-    @property
-    def is_running(self) -> bool:
-        """Whether there is an engine."""
-        return bool(self.state())
-
     def in_use(self) -> Mapping[str, UnitState]:
         """What runs, what failed, and the times and retries that are waited for, under the names of units."""
         state = self.state()
@@ -51,13 +47,19 @@ class LocalBackend:
         }
         found |= {retry_timer_name(job, attempt - 1): _WAITING for job, (attempt, _) in state["retries"].items()}
         found |= {service_name(job): _FAILED for job in state["failed"]}
-        found |= {service_name(job): _RUNNING for job in state["running"]}
+        for job, runs in state["running"].items():
+            found |= {slot_name(job, number): _RUNNING for number in range(1, len(runs) + 1)}
         return found
 
     def run_in_progress(self, service: str) -> tuple[str, datetime] | None:
-        """Run id and start of what a job runs now."""
-        runs = self.state().get("running", {}).get(service.removeprefix(PREFIX).removesuffix(".service"))
-        return (runs[0][0], moment_of(runs[0][1])) if runs else None
+        """Run id and start of what a job runs now: its runs are numbered as the services of systemd are."""
+        job, number = slot_of(service)
+        runs = self.state().get("running", {}).get(job, ())
+        return (runs[number - 1][0], moment_of(runs[number - 1][1])) if 0 < number <= len(runs) else None
+
+    def starting(self) -> Sequence[str]:
+        """What stands for the runs that wait for the end of others."""
+        return [queued_name(job) for job in self.state().get("waiting", ())]
 
     def wait_ends(self, timer: str) -> datetime | None:
         """When the wait for a retry ends."""

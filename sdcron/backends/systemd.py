@@ -6,6 +6,7 @@ introspection XML of every unit first.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -35,6 +36,7 @@ _EXIT_KINDS = {1: "exited", 2: "killed", 3: "dumped"}
 _SETTLE_SECONDS = 90.0
 """How long a timer may take to start or stop: systemd's own default for a unit."""
 _POLL_SECONDS = 0.005
+_SAME_RUN_TRIES = 5
 
 
 class SystemdBackend:
@@ -120,6 +122,20 @@ class SystemdBackend:
         """See Backend."""
         return [name for name, state in self._list([b"failed"], f"{PREFIX}*").items() if state.load == "not-found"]
 
+    def starting(self) -> Sequence[str]:
+        """See Backend."""
+        jobs = self._manager("ListJobs", "", []) or []
+        names = ((_decode(row[1]), _decode(row[2])) for row in jobs)
+        return [name for name, kind in names if kind == "start" and name.startswith(PREFIX)]
+
+    def unit_of(self, pid: int) -> str | None:
+        """See Backend."""
+        try:
+            path = self._manager("GetUnitByPID", "u", [pid])
+        except BackendError:  # no such process, or one of no unit of this manager's
+            return None
+        return _decode(self._property(path, b"org.freedesktop.systemd1.Unit", "Id"))
+
     def state(self, name: str) -> UnitState:
         """LoadState, ActiveState and SubState of one unit; an unloaded one is inactive."""
         if not self.is_loaded(name):
@@ -162,17 +178,28 @@ class SystemdBackend:
 
     def last_run(self, service: str) -> LastRun | None:
         """See Backend. Asks for single properties: a service has some 300."""
-        if not self.is_loaded(service):
-            return None
+        for _ in range(_SAME_RUN_TRIES):
+            if not self.is_loaded(service):
+                return None
+            last = self._last_run(service)
+            # Another run that began meanwhile, or a unit that was forgotten, would give part of the answers.
+            if self._invocation(service) == last.run_id:
+                return last
+        return LastRun("", active=True)
+
+    def _invocation(self, service: str) -> str:
+        path = self._encode_path(_PATH + b"/unit", service.encode())
+        return bytes(self._property(path, b"org.freedesktop.systemd1.Unit", "InvocationID") or b"").hex()
+
+    def _last_run(self, service: str) -> LastRun:
         path = self._encode_path(_PATH + b"/unit", service.encode())
 
-        def get(name: str, interface: bytes = b"org.freedesktop.systemd1.Service") -> Any:  # noqa: ANN401 - D-Bus values
-            return self._property(path, interface, name)
+        def get(name: str) -> Any:  # noqa: ANN401 - D-Bus values
+            return self._property(path, b"org.freedesktop.systemd1.Service", name)
 
-        run_id = bytes(get("InvocationID", b"org.freedesktop.systemd1.Unit") or b"").hex()
+        run_id = self._invocation(service)
         active = self._unit_property(service, "ActiveState") not in ("inactive", "failed")
-        cpu, peak = get("CPUUsageNSec"), self._memory_peak(path)
-        code = get("ExecMainCode")
+        cpu, peak, code = get("CPUUsageNSec"), self._memory_peak(path), get("ExecMainCode")
         return LastRun(
             run_id=run_id,
             active=active,
@@ -214,7 +241,9 @@ class SystemdBackend:
             # After the stop: else systemd takes it for a death like any other, which is retried.
             with suppress(BackendError):  # it is over already
                 self._manager("KillUnit", "ssi", [name.encode(), b"all", signal.SIGKILL])
-        self._settle(stopped, "inactive", "stop")
+        # A service has its own stop timeout, with SIGKILL at the end of it.
+        services = any(name.endswith(".service") for name in stopped)
+        self._settle(stopped, "inactive", "stop", math.inf if services else _SETTLE_SECONDS)
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """See Backend."""
@@ -249,10 +278,10 @@ class SystemdBackend:
         """See Backend."""
         self._manager("Reload", "", [])
 
-    def _settle(self, names: Sequence[str], wanted: str, verb: str) -> None:
+    def _settle(self, names: Sequence[str], wanted: str, verb: str, seconds: float = _SETTLE_SECONDS) -> None:
         """Wait until all are in the wanted ActiveState; raises BackendError naming those that failed."""
         waiting = set(names)
-        deadline = time.monotonic() + _SETTLE_SECONDS
+        deadline = time.monotonic() + seconds
         while waiting:
             states = {name: self.state(name) for name in waiting} if len(waiting) < 500 else self.loaded()
             now = {name: states.get(name, UnitState("not-found", "inactive", "dead")).active for name in waiting}
@@ -264,7 +293,7 @@ class SystemdBackend:
             waiting = {name for name, active in now.items() if active not in (wanted, "failed")}
             if waiting and time.monotonic() > deadline:
                 raise BackendError(
-                    f"systemd did not {verb} {', '.join(sorted(waiting)[:5])} within {_SETTLE_SECONDS:.0f} s",
+                    f"systemd did not {verb} {', '.join(sorted(waiting)[:5])} within {seconds:.0f} s",
                     "see: systemctl list-jobs",
                 )
             if waiting:
@@ -278,7 +307,7 @@ class SystemdBackend:
         arguments = self._encode_arguments(b"ss", [interface, name.encode()])
         return self._call(path, _PROPERTIES, "Get", arguments)
 
-    def _call(self, path: bytes, interface: bytes, method: str, arguments: list[Any]) -> Any:  # noqa: ANN401
+    def _call(self, path: bytes, interface: bytes, method: str, arguments: list[Any]) -> Any:  # noqa: ANN401 - as above
         try:
             return self._bus.call_method(_DESTINATION, path, interface, method.encode(), arguments).body
         except Exception as error:
@@ -365,7 +394,7 @@ def _no_systemd(user: bool, error: Exception) -> BackendError:
 def _refused(method: str, error: Exception, *, user: bool) -> BackendError:
     message = _decode(getattr(error, "err_message", b"") or str(error))
     denied = getattr(error, "errno", 0) in (-1, -13) or "ccess denied" in message or "uthentication" in message
-    hint = "see: journalctl -b -u init.scope -n 20"
     if denied and not user:
-        hint = "run it as root (sudo), or manage your own jobs with --user"
-    return BackendError(f"systemd refused {method}: {message}", hint)
+        verb, hint = method.removesuffix("Unit").lower(), "run it as root (sudo), or manage your own jobs with --user"
+        return BackendError(f"no permission to {verb} the machine's jobs: {message}", hint)
+    return BackendError(f"systemd refused {method}: {message}", "see: journalctl -b -u init.scope -n 20")

@@ -94,6 +94,11 @@ def refusals(jobs: Sequence[CompiledJob]) -> tuple[Problem, ...]:
 
 
 def _refusals(job: CompiledJob) -> Iterator[Problem]:
+    if job.after or job.needs:
+        key = "after" if job.after else "needs"
+        message = f"'{key}' is about more than one boot, and what --transient makes is gone at the next one"
+        yield _problem(job, key, message, f"remove '{key}', or {_WITHOUT}")
+        return
     schedules = [unit.text for unit in job.units if "\n[Install]\n" in unit.text]
     if not schedules:
         message = f"job {job.name} has no schedule: nothing would keep a transient unit of it"
@@ -101,6 +106,12 @@ def _refusals(job: CompiledJob) -> Iterator[Problem]:
     elif any("\nOnCalendar=" not in text for text in schedules):
         message = "@reboot: units made with --transient do not survive a boot"
         yield _problem(job, "schedule", message, f"take @reboot out, or {_WITHOUT}")
+    if any(unit.name.endswith("@tick.service") for unit in job.units):
+        message = (
+            "of 'overlap' --transient can only skip: a transient timer starts no other unit than its job's service"
+        )
+        yield _problem(job, "overlap", message, f"write 'overlap: skip', or {_WITHOUT}")
+        return
     for unit in job.units:
         try:
             unit_properties(unit.text)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if "rich" not in sys.modules:
     # typer 0.12 to 0.19 imports rich where it is installed, which takes as long as typer itself; nothing here uses it.
-    sys.modules["rich"] = None  # type: ignore[assignment]
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what makes the import fail
     import typer
 
     del sys.modules["rich"]
 else:
     import typer
 
-from sdcron.cli import applying, asking, collecting, running, watching
+from sdcron.cli import applying, asking, collecting, running, watching, writing
 from sdcron.cli.options import app
 from sdcron.errors import ExitCode, JobFileError, SdcronError, words_for_bug
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-__all__ = ["app", "applying", "asking", "collecting", "main", "run", "running", "watching"]
+__all__ = ["app", "applying", "asking", "collecting", "main", "run", "running", "watching", "writing"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -27,7 +27,7 @@ def validate(
     from sdcron import operations, render
 
     place = place_of(user, root, backend, checking=True)
-    jobs = operations.read_jobs(place, paths)
+    jobs = operations.read_jobs(place, paths).of_all_hosts()
     operations.verify_passed_through(place, jobs, render.note)
     if json:
         render.as_json({"jobs": [job.name for job in jobs.jobs], "problems": []})
@@ -59,12 +59,15 @@ def plan(
         timers = manager.active_timers() if manager else None
         desired = operations.read_desired(place, paths, timers, progress, render.note)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
+        notes = [*desired.notes(place, todo)]
     progress.end()
     if json:
         render.as_json(render.plan_json(todo))
     else:
         render.plan(todo, diffs=True)
         render.line(render.plan_summary(todo, done=False) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    for note in notes:
+        render.note(note)
     if check and todo:
         raise typer.Exit(ExitCode.DRIFT)
 
@@ -102,6 +105,7 @@ def apply(
         timers = manager.active_timers() if manager else None
         desired = operations.read_desired(place, paths, timers, progress, render.note)
         todo = operations.plan_jobs(place, desired, timers, prune=prune)
+        notes += desired.notes(place, todo)
         removed = [change.name for change in todo.changes if change.action == "remove"]
         if removed and not yes and not json and sys.stdin.isatty():
             progress.end()
@@ -127,6 +131,7 @@ def apply(
 def compile_(
     paths: list[Path] = PATHS,
     output: Path = typer.Option(..., "-o", "--output", help="Directory for the units.", metavar="DIR"),
+    host: Optional[str] = typer.Option(None, "--host", help="For this machine's jobs (`hosts`), not this one's."),
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
@@ -141,7 +146,7 @@ def compile_(
     if backend == "local":
         raise UsageError("compile writes systemd's units, and the engine has none", "leave --backend away")
     place = place_of(user, root, "systemd")
-    compiled = operations.compile_jobs(place, operations.read_jobs(place, paths), render.note)
+    compiled = operations.compile_jobs(place, operations.read_jobs(place, paths, host=host), render.note)
     written = operations.write_units(compiled, output)
     if json:
         render.as_json({"files": [str(path) for path in written]})
@@ -153,6 +158,7 @@ def compile_(
 @app.command()
 def remove(
     jobs: list[str] = JOBS,
+    files: bool = typer.Option(False, "--files", help="Their job files too, without asking for them."),
     yes: bool = YES,
     transient: bool = TRANSIENT,
     user: bool = USER,
@@ -160,11 +166,11 @@ def remove(
     backend: str = BACKEND,
     json: bool = JSON,
 ) -> None:
-    """Remove applied jobs: timers, services, stamps. Job files stay.
+    """Remove applied jobs: timers, services, stamps. On a terminal it asks, also whether their files shall go.
 
     Example: sudo sdcron remove backup
     """
-    from sdcron import operations, queries, render
+    from sdcron import editing, operations, queries, render
     from sdcron.plan import removal_plan
 
     place = place_of(user, root, backend, transient)
@@ -175,11 +181,21 @@ def remove(
             raise queries.unknown_job(place, unknown[0], installed.jobs)
         if not yes and not json and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
             raise typer.Exit(ExitCode.FAILED)
+        ask = not yes and not json and sys.stdin.isatty()
+        sources = editing.removable(place, jobs, render.note) if files or (ask and not place.offline) else []
+        if ask and sources and not files:
+            words = f"Remove {', '.join(map(str, sources))} too? Else the next apply brings them back"
+            sources = sources if typer.confirm(words, default=True) else []
         todo = removal_plan(jobs, installed)
+        operations.check_links(place, todo, (), installed.jobs)
         applier.carry_out(todo)
+        sources = editing.remove_files(sources, render.note)
         operations.keep_recording(place, manager, render.note, jobs=bool(installed.jobs.keys() - jobs))
     if json:
         render.as_json(render.plan_json(todo))
         return
     render.plan(todo, diffs=False)
-    render.note("the job files stay: the next apply of their directory brings these jobs back")
+    for source in sources:
+        render.line(f"- {source}")
+    if not sources:
+        render.note("the job files stay: the next apply of their directory brings these jobs back")

@@ -1,4 +1,4 @@
-"""Commands that answer or help to begin, and change no unit: list, next, schema, new, doctor."""
+"""Commands that answer or help to begin, and change no unit: list, next, schema, doctor."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Optional
 
 import typer
 
-from sdcron.cli.options import BACKEND, JSON, ROOT, TRANSIENT, USER, app, complete_job, place_of
+from sdcron.cli.options import BACKEND, JSON, PATHS, ROOT, TRANSIENT, USER, app, complete_job, place_of
 from sdcron.errors import ExitCode, UsageError
 
 
 @app.command(name="list")
 def list_(
+    all_hosts: bool = typer.Option(False, "--all-hosts", help="Also the jobs that are for other hosts, greyed."),
     transient: bool = TRANSIENT,
     user: bool = USER,
     root: Optional[Path] = ROOT,
@@ -27,7 +28,7 @@ def list_(
 
     place = place_of(user, root, backend, transient)
     with operations.observe(place) as manager:
-        rows = queries.list_jobs(place, manager, render.now_utc())
+        rows = queries.list_jobs(place, manager, render.now_utc(), all_hosts=all_hosts)
     if json:
         render.as_json([row.as_json() for row in rows])
         return
@@ -40,13 +41,14 @@ def list_(
         [
             (
                 row.name,
-                f"{row.state}, transient" if row.transient else row.state,
+                row.described,
                 render.moment(row.next_run, now),
                 ", ".join(row.schedule) or "-",
                 row.source,
             )
             for row in rows
         ],
+        [dict.fromkeys(range(5), "dim") if row.hosts else {} for row in rows],
     )
 
 
@@ -84,7 +86,18 @@ def next_(
             if json:
                 render.as_json([])
             return
+        pause = queries.pause_of(place, job)
+        if pause is not None:
+            render.note(f"{job} is paused {pause.described}".rstrip() + ": it waits until it is resumed")
+            if json:
+                render.as_json([])
+            return
         parsed = queries.job_schedule(place.paths, applied)
+        if parsed is None and applied.after:
+            render.note(f"{job} has no times of its own: it runs after {', '.join(applied.after)}")
+            if json:
+                render.as_json([])
+            return
     if parsed is None:
         raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
     now = render.now_utc()
@@ -101,6 +114,35 @@ def next_(
 
 
 @app.command()
+def graph(
+    paths: list[Path] = PATHS,
+    dot: bool = typer.Option(False, "--dot", help="In Graphviz's language."),
+    svg: bool = typer.Option(False, "--svg", help="As a picture, which Graphviz draws."),
+    user: bool = USER,
+    root: Optional[Path] = ROOT,
+    backend: str = BACKEND,
+    json: bool = JSON,
+) -> None:
+    """Draw what jobs start (`after`) and what they wait for (`needs`).
+
+    Example: sdcron graph jobs/ --svg > jobs.svg
+    """
+    from sdcron import drawing, operations, render
+    from sdcron import graph as graphs
+
+    if dot + svg + json > 1:
+        raise UsageError("--dot, --svg and --json are three ways to say the same", "give it one of them")
+    place = place_of(user, root, backend, checking=True)
+    found = graphs.graph_of(operations.read_jobs(place, paths).jobs)
+    if json:
+        render.as_json(found.as_json())
+    elif svg:
+        render.text_block(drawing.svg_of(graphs.as_dot(found)))
+    else:
+        render.text_block(graphs.as_dot(found) if dot else graphs.as_text(found))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a job file, for editors.
 
@@ -109,22 +151,6 @@ def schema() -> None:
     from sdcron import jobfile, render
 
     render.text_block(jobfile.schema_text())
-
-
-@app.command()
-def new(
-    name: str = typer.Argument(..., help="Name of the job and of its file.", metavar="NAME"),
-    directory: Path = typer.Option(Path(), "--directory", "-d", help="Where the file goes.", metavar="DIR"),
-) -> None:
-    """Write a commented job file to start from.
-
-    Example: sdcron new backup
-    """
-    from sdcron import operations, render
-
-    path = operations.new_job_file(name, directory)
-    render.line(str(path))
-    render.note(f"edit it, then: sdcron validate {path}, sdcron apply {path}")
 
 
 @app.command()

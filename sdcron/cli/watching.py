@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sdcron.operations import Place
+    from sdcron.queries import JobStatusRow
 
 JOB = typer.Argument(
     None, help="An applied job, or one with runs on record.", metavar="[JOB]", autocompletion=complete_job
@@ -47,6 +49,8 @@ BEFORE = typer.Option(
     metavar="TIME",
 )
 _SHOWN = 20
+_LOOK_SECONDS = 0.5
+"""How often the progress of a run is looked at that is followed."""
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -54,6 +58,7 @@ _Word = TypeVar("_Word", bound=StrEnum)
 def status(
     job: Optional[str] = JOB,
     all_: bool = typer.Option(False, "--all", help="Also jobs that are not applied any more, but on record."),
+    follow: bool = typer.Option(False, "-f", "--follow", help="Of a job that runs: show its progress until it ends."),
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
@@ -62,12 +67,14 @@ def status(
     """Show how the jobs are doing, or all about one of them.
 
     A line a job: its state, how the last run ended, when and how long it took, when it runs next, and how many runs
-    have failed since the last success.
+    have failed since the last success. Of a run that tells of its progress also how far it is.
 
     Example: sdcron status backup
     """
     from sdcron import operations, queries, render
 
+    if follow and (job is None or json):
+        raise UsageError("--follow is for one job, and for people", "for example: sdcron status backup -f")
     place = place_of(user, root, backend)
     with operations.observe(place) as manager:
         _catch_up(place)
@@ -83,6 +90,8 @@ def status(
 
     if job is not None:
         render_runs.job_block(detail, now)
+        if follow:
+            _follow(place, detail.row)
     elif rows:
         render_runs.status_table(rows, now)
     else:
@@ -165,7 +174,7 @@ def logs(
     Example: sdcron logs backup -f
     """
     from sdcron import queries, render
-    from sdcron.render_runs import LogPrinter
+    from sdcron.render_log import LogPrinter
 
     place = place_of(user, root, backend)
     if run and (since or count is not None):
@@ -185,6 +194,24 @@ def logs(
                 render.flush()
     if empty and not json:
         render.note("nothing in the journal")
+
+
+def _follow(place: Place, row: JobStatusRow) -> None:
+    """Show the progress of what runs now, until it ends."""
+    from sdcron import operations, queries, render
+    from sdcron.render_progress import ProgressLine
+
+    line, run_id, last = ProgressLine(), row.running_id, None
+    try:
+        while row.state == "running" and row.running_id in (None, run_id):
+            line.show(row, render.now_utc())
+            time.sleep(_LOOK_SECONDS)
+            with operations.observe(place) as manager:
+                queries.catch_up(place)
+                row = queries.job_status(place, manager, row.job, render.now_utc(), runs=0, times=0).row
+        last = next(queries.history(place, row.job, run_id=run_id, limit=1), None) if run_id else None
+    finally:
+        line.end(last)
 
 
 def _catch_up(place: Place) -> None:

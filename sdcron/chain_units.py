@@ -1,0 +1,253 @@
+"""`after` and `needs` as systemd units: tokens on disk, put down by one job's end and looked at by another's start.
+
+D, which names X, owns a drop-in of X's service: X's own file stays as it is, and D may be applied apart from it. At the
+end of each run of X that drop-in leaves tokens in D's directory below `graph` in the state directory:
+
+    X.end   X has ended since D was started by its chain last: `ok`, or `bad` for any end that is no success
+    X.ok    X has succeeded since D's own last success (`needs`)
+    X.told  the run of X that was heard of last
+    due     the chain has asked for a start of D; in it, those whose end was bad
+    lock    held while tokens change; D has tokens as long as this is there
+
+Whoever puts the last `.end` down makes them `due` and starts D's handler, sdcron-D@after.service, which starts D. A
+failure that is retried is no end: the last word then is the retry handler's, which gets a drop-in too. What ends
+without ExecStopPost= (a condition that does not hold, a file that cannot be read) sdcron-D@skipped.service looks for: X
+wants it, and it comes after X. D's own ExecCondition= is the gate.
+
+Why tokens and not times: systemd forgets what an inactive unit did. Why the handler, where D itself could be started:
+PID 1 says that it starts it, and that is how a run's trigger is known to be `after`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdcron.drop_ins import drop_in_name
+from sdcron.escape import Place, escape
+from sdcron.job import NOT_RUN, Overlap, Sandbox
+from sdcron.overlap import asked_unit
+from sdcron.paths import Scope
+from sdcron.pauses import conditions as marks
+from sdcron.retry import retry_handler_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sdcron.job import Job
+
+LOCK, DUE = "lock", "due"
+_KEYS = ("After=", "Needs=")
+END, OK, TOLD = ".end", ".ok", ".told"
+
+# How a run ended, as $word. One that is stopped may say that it succeeded: what tells is the stop job. One that another
+# takes the place of is no end.
+_WORD = (
+    'exec 2>/dev/null; PATH=/usr/bin:/bin; umask 022; word=bad; case "$SERVICE_RESULT $EXIT_STATUS" in',
+    f'"success {NOT_RUN}") ;;',
+    'success*) case "$(SYSTEMCTL list-jobs --no-legend "$unit")" in *" restart "*) exit 0;; *" stop "*) ;;',
+    "*) word=ok;; esac;;",
+)
+# X is paused: no retry follows (retry.py). The arguments after the sixth are all that D is after.
+_ENDED = (
+    "unit=$1 x=$2 dir=$3 d=$4 kind=$5 paused=$6; shift 6;",
+    *_WORD,
+    'exec-condition*) ;; *) case "$(SYSTEMCTL list-jobs --no-legend "$unit")" in *" restart "*) exit 0;; esac;',
+    'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then',
+    'case "$(SYSTEMCTL show --value --property=OnFailure "$unit")" in *"sdcron-$x@retry.service"*) exit 0;; esac; fi;;',
+    "esac;",
+    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1;',
+    '[ "$kind" = needs ] || echo "$INVOCATION_ID" >"$dir/$x.told";',
+)
+# The retry handler is done. A file that says so: a retry waits. A run that is on: it ends later.
+_GAVE_UP = (
+    "unit=$1 x=$2 dir=$3 d=$4 kind=$5 paused=$6 retry=$7; shift 7; exec 2>/dev/null; umask 022; word=bad;",
+    '[ -e "$retry" ] && exit 0;',
+    'case "$(SYSTEMCTL show --value --property=ActiveState "$unit")" in inactive|failed) ;; *) exit 0;; esac;',
+    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1;',
+)
+_TELL = (
+    'if [ "$word" = ok ] && [ "$kind" != after ]; then : >"$dir/$x.ok"; sync "$dir"; fi;',
+    '[ "$kind" != needs ] || exit 0; echo "$word" >"$dir/$x.end"; sync "$dir/$x.end" "$dir";',
+)
+# All of them have ended: D is due, unless it is paused, or skips and runs. The token is there before the start is asked
+# for.
+_HAVE_ENDED = (
+    'for y; do [ -e "$dir/$y.end" ] || exit 0; done; bad=;',
+    'for y; do read -r end <"$dir/$y.end"; [ "$end" = ok ] || bad="$bad $y"; done; start=1;',
+)
+_SKIPS = (
+    'case "$(SYSTEMCTL show --value --property=ActiveState "sdcron-$d.service")" in inactive|failed) ;;',
+    "*) start=;; esac;",
+)
+_START = (
+    'if [ -e "$paused/$d" ] || [ -e "$paused/.all" ]; then start=; fi;',
+    'if [ -n "$start" ]; then echo "$bad" >"$dir/due"; sync "$dir/due" "$dir"; fi;',
+    'for y; do rm -f "$dir/$y.end"; done;',
+    '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"',
+)
+# A condition is looked at before a start, and one that holds before the unit is left to be inactive; its time tells
+# whether it was heard of. What could not be set up has an invocation, and no command of it is run.
+_SKIPPED = (
+    "dir=$1 d=$2 paused=$3; shift 3; exec 2>/dev/null; umask 022;",
+    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1; for x; do',
+    'get() { SYSTEMCTL show --value --property="$1" "sdcron-$x.service"; };',
+    'case "$(get ConditionResult) $(get Result) $(get ActiveState)" in "no "*" inactive"|"no "*" failed")',
+    'id=$(get ConditionTimestampMonotonic); [ "$id" -gt "$(get InactiveExitTimestampMonotonic)" ] || id=0;;',
+    '"yes resources failed") case "$(get OnFailure)" in *"sdcron-$x@retry.service"*) id=0;;',
+    "*) id=$(get InvocationID);; esac;; *) id=0;; esac;",
+    '[ "$id" = 0 ] && continue; seen=; read -r seen <"$dir/$x.told"; [ "$seen" = "$id" ] && continue;',
+    'echo "$id" >"$dir/$x.told"; echo bad >"$dir/$x.end"; sync "$dir"; done;',
+)
+# A start that was asked for some time ago came to nothing: a condition of the job itself did not hold.
+_GATE = (
+    'dir=$1; shift; PATH=/usr/bin:/bin; all=; if [ -e "$dir/due" ]; then',
+    'if [ -n "$(find "$dir/due" -mmin -5)" ]; then read -r all <"$dir/due"; fi; rm -f "$dir/due"; fi;',
+    'for x; do [ -e "$dir/$x.ok" ] || case " $all " in *" $x "*) ;; *) all="$all $x";; esac; done;',
+    'text=; for x in $all; do text="$text, $x"; done; [ -z "$all" ] || { echo "<5>needs ${text#, }"; exit 1; }',
+)
+_SUCCEEDED = (
+    "unit=$1 dir=$2; shift 2;",
+    *_WORD,
+    'esac; [ "$word" = ok ] || exit 0; exec 9<"$dir/lock" || exit 0; flock 9; for x; do rm -f "$dir/$x.ok"; done',
+)
+
+
+def after_handler_name(job_name: str) -> str:
+    """The service that starts a job once all that it is `after` have ended."""
+    return f"sdcron-{job_name}@after.service"
+
+
+def skipped_handler_name(job_name: str) -> str:
+    """The service that looks for those of them that ended without a word."""
+    return f"sdcron-{job_name}@skipped.service"
+
+
+def graph_dir(state_dir: str, job_name: str) -> str:
+    """Where a job's tokens are."""
+    return f"{state_dir}/graph/{job_name}"
+
+
+def drop_ins_of(job_name: str, after: Sequence[str], needs: Sequence[str]) -> dict[str, str]:
+    """The drop-ins of a job's that make its tokens, and each time the job that it is about."""
+    found = {drop_in_name(f"sdcron-{name}.service", job_name): name for name in (*after, *needs)}
+    return found | {drop_in_name(retry_handler_name(name), job_name): name for name in after}
+
+
+def token_changes(job: str, before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """What becomes of a job's tokens when its units change: text by name, None for one that goes.
+
+    Another list of jobs to be after begins anew: an edit is no reason for a run.
+    """
+    old, new = (_tokens(job, texts) for texts in (before, after))
+    if old == new:
+        return {}
+    changes: dict[str, str | None] = {} if new else {LOCK: None}
+    ends_before, ends = ({name for name in names if not name.endswith(OK)} for names in (old, new))
+    gone = (old | new) if not old else (old - new) | (ends_before if ends_before != ends else set())
+    changes |= dict.fromkeys(sorted(gone - {LOCK}))
+    return changes | ({LOCK: ""} if new and not old else {})
+
+
+def _tokens(job: str, texts: Mapping[str, str]) -> set[str]:
+    """All tokens that a job may have."""
+    section = texts.get(f"sdcron-{job}.service", "").rpartition("\n[X-Sdcron]\n")[2].split("\n")
+    after, needs = (" ".join(line[len(key) :] for line in section if line.startswith(key)).split() for key in _KEYS)
+    after = after if after_handler_name(job) in texts else []
+    found = {f"{name}{kind}" for name in after for kind in (END, TOLD)} | {f"{name}{OK}" for name in needs}
+    return found | ({LOCK, DUE} if found else set())
+
+
+def gate(job: Job, scope: Scope, state_dir: str) -> list[str]:
+    """The [Service] lines of a job that keep it from a start without what it needs."""
+    if not job.after and not job.needs:
+        return []
+    directory = graph_dir(state_dir, job.name)
+    lines = [f"ExecCondition=+{_shell(_GATE, scope, 'sdcron-needs', directory, *job.needs)}"]
+    if job.needs:
+        words = (f"sdcron-{job.name}.service", directory, *job.needs)
+        lines.append(f"ExecStopPost=-+{_shell(_SUCCEEDED, scope, 'sdcron-succeeded', *words)}")
+    if scope is Scope.USER and job.sandbox is not Sandbox.NONE:
+        # A user manager ignores the +.
+        lines.append(f"ReadWritePaths={escape(f'-{directory}', Place.WORD)}")
+    return lines
+
+
+def on_record(job: Job) -> list[str]:
+    """What the job's service says of it in its own section."""
+    return [f"{key}={' '.join(names)}" for key, names in (("After", job.after), ("Needs", job.needs)) if names]
+
+
+def chain_units(
+    job: Job, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Name and text of a job's handlers, and of its drop-ins."""
+    after = job.after if job.enabled else ()
+    found = []
+    if after:
+        found.append((after_handler_name(job.name), _after_handler(job, scope, state_dir, header, ownership)))
+        found.append((skipped_handler_name(job.name), _skipped_handler(job, scope, state_dir, header, ownership)))
+    paused = marks(f"{state_dir}/paused", job.name)[0].rpartition("/")[0]
+    for name, upstream in drop_ins_of(job.name, after, job.needs).items():
+        kind = "both" if upstream in after and upstream in job.needs else "after" if upstream in after else "needs"
+        words = [f"sdcron-{upstream}.service", upstream, graph_dir(state_dir, job.name), job.name, kind, paused]
+        lines = []
+        if name == drop_in_name(retry_handler_name(upstream), job.name):
+            script = _shell((*_GAVE_UP, *_TELL, *_look(job)), scope, "sdcron-ended", *words)
+            words_after = " ".join([f"%t/sdcron/retry/{upstream}", *after])
+            lines += ["[Service]", f"ExecStopPost=-{script} {words_after}"]
+        else:
+            lines += ["[Unit]", f"Wants={skipped_handler_name(job.name)}", ""] if upstream in after else []
+            steps = (*_ENDED, *_TELL, *(_look(job) if upstream in after else ()))
+            script = _shell(steps, scope, "sdcron-ended", *words, *(after if upstream in after else ()))
+            lines += ["[Service]", f"ExecStopPost=-+{script}"]
+        found.append((name, "\n".join([*lines, *ownership]) + "\n"))
+    return found
+
+
+def _look(job: Job) -> tuple[str, ...]:
+    """What looks whether a job is to be started by its chain."""
+    return (*_HAVE_ENDED, *(_SKIPS if job.overlap is Overlap.SKIP else ()), *_START)
+
+
+def _shell(script: Sequence[str], scope: Scope, *words: str) -> str:
+    """A command line that has the shell run a script with `words` as $0, $1 and so on."""
+    # Root's without the job's variables, which may be somebody else's: some say whom systemctl asks.
+    systemctl = "/usr/bin/env -i /usr/bin/systemctl" if scope is Scope.SYSTEM else "/usr/bin/systemctl --user"
+    text = " ".join(script).replace("SYSTEMCTL", systemctl)
+    return " ".join(escape(word, Place.ARGUMENT) for word in ["/bin/sh", "-c", text, *words])
+
+
+def _handler(job: Job, scope: Scope, what: str, unit: Sequence[str], command: str, ownership: Sequence[str]) -> str:
+    lines = [
+        "[Unit]",
+        f"Description={what} of sdcron job {job.name}",
+        *unit,
+        "StartLimitIntervalSec=0",
+        "",
+        "[Service]",
+        "Type=oneshot",
+        # As the retry handler: what a unit with an at sign would be in by itself would stay behind.
+        f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}",
+        f"ExecStart={command}",
+        f"SyslogIdentifier=sdcron-{job.name}",
+        f"LogExtraFields=SDCRON_JOB={job.name}",
+        *ownership,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _after_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]) -> str:
+    due = f"{graph_dir(state_dir, job.name)}/{DUE}"
+    paths = [f"!{path}" for path in marks(f"{state_dir}/paused", job.name)]
+    conditions = [f"ConditionPathExists={escape(path, Place.VALUE)}" for path in (due, *paths)]
+    own_manager = ["--user"] if scope is Scope.USER else []
+    words = ["/usr/bin/systemctl", *own_manager, "start", "--quiet", "--no-block", asked_unit(job)]
+    command = " ".join(escape(word, Place.ARGUMENT) for word in words)
+    return _handler(job, scope, "Start after others", [*header, *conditions], command, ownership)
+
+
+def _skipped_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]) -> str:
+    order = [f"After=sdcron-{name}.service" for name in job.after]
+    words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", *job.after)
+    command = _shell((*_SKIPPED, *_look(job)), scope, "sdcron-skipped", *words)
+    return _handler(job, scope, "Look at what others came to", [*header, *order], command, ownership)

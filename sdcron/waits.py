@@ -1,0 +1,60 @@
+"""What the manager says of timers, and of what asks for runs in their name -> what is remembered of their job. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdcron.job import Overlap
+from sdcron.messages import RETRY_TIMER
+from sdcron.trigger import tick_cause
+from sdcron.units import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sdcron.definition import Definition
+    from sdcron.memories import Memories
+
+_BOOT = "@boot"
+
+
+class Waits:
+    """Those of all jobs of one scope."""
+
+    def __init__(self, define: Callable[[str], Definition | None], memories: Memories) -> None:
+        """`define` tells how a job is applied now."""
+        self._define = define
+        self._memories = memories
+
+    def ticked(self, job: str, when_us: int, manager: str, manager_us: int) -> None:
+        """A timer, or somebody, asks for a run of a job that does not skip."""
+        definition = self._define(job)
+        if definition is None:
+            return
+        memory = self._memories.of(job)
+        cause = tick_cause(when_us, definition, memory, manager, manager_us)
+        memory.ticked(when_us, manager, cause, queues=definition.overlap is Overlap.QUEUE)
+
+    def timer_started(self, unit: str, when_us: int, manager: str) -> None:
+        """A timer begins to wait."""
+        retry = RETRY_TIMER.fullmatch(unit)
+        if retry:
+            self._memories.of(retry[1]).retry_started(int(retry[2]), when_us, manager)
+            return
+        name = unit.removeprefix(PREFIX).removesuffix(".timer")
+        job = name.removesuffix(_BOOT)
+        definition, memory = self._define(job), self._memories.of(job)
+        if name != job or (definition is not None and definition.boot and not definition.has_times):
+            memory.boot_timer_us = when_us
+        else:
+            memory.timer_started(when_us, manager, definition.timer_digest if definition else None)
+
+    def timer_stopped(self, unit: str, when_us: int) -> None:
+        """It does not wait any more, and not because everything is stopped."""
+        retry = RETRY_TIMER.fullmatch(unit)
+        name = unit.removeprefix(PREFIX).removesuffix(".timer")
+        if retry:
+            memory = self._memories.of(retry[1])
+            memory.retry_stopped = memory.retry_stopped or memory.retry == int(retry[2])
+        elif not name.endswith(_BOOT):
+            self._memories.of(name).timer_stopped_us = when_us
