@@ -21,7 +21,7 @@ run-machine:
 
 test: $(VENV)/ready
 	@tests/prepare.sh machines
-	$(PYTEST)
+	$(PYTEST) -n 2
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not system"

@@ -81,5 +81,5 @@ def _reap_for(seconds: float) -> None:
 
 def children() -> list[int]:
     """The numbers of this process's children, those that have ended and were not reaped included."""
-    with open(f"/proc/self/task/{os.getpid()}/children") as listed:  # noqa: PTH123 - read to the end
+    with open(f"/proc/self/task/{os.getpid()}/children") as listed:
         return [int(number) for number in listed.read().split()]

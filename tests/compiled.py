@@ -23,7 +23,7 @@ def compiled(
     *,
     directory: str = DIRECTORY,
     file: str | None = None,
-    **keys: Any,  # noqa: ANN401 - the fields of Job
+    **keys: Any,
 ) -> CompiledJob:
     """One job of `directory`, from the file of its name unless another is given; runs true unless told otherwise."""
     if "script" not in keys:
@@ -34,7 +34,7 @@ def compiled(
         schedule=parse_schedule(schedule) if schedule is not None else None,
         **keys,
     )
-    return compile_job(job, directory=directory, scope=Scope.SYSTEM, script_dir="/var/lib/sdcron/scripts")
+    return compile_job(job, directory=directory, scope=Scope.SYSTEM, state_dir="/var/lib/sdcron")
 
 
 def paths_below(root: Path) -> Paths:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.rootfs import RELEASES
+
+#: How the reason begins for which a test on a machine is skipped.
+SKIPPED = "booted-systemd tests: skipped: "
 
 # Times are bounded per test, not per example: the machine may be busy.
 # In CI the examples are the same in every run of the same code: what is found by chance is found before.
@@ -32,6 +38,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("system") is not None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With several processes (-n): tests on one machine follow each other in one of them, as do those of one file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByMachine(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types
+        def _split_scope(self, nodeid: str) -> str:
+            machine = re.search(rf"[\[-]({'|'.join(release.systemd for release in RELEASES)})[]-]", nodeid)
+            return machine[1] if machine else nodeid.partition("::")[0]
+
+    return ByMachine(config, log)
+
+
 @pytest.fixture(autouse=True)
 def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the developer's home, service manager and settings from the test, and the test from them."""
@@ -46,3 +65,14 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", f"unix:path={home}/no-session-bus")
     for variable in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PAGER"):
         monkeypatch.delenv(variable, raising=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say once, in one plain line, why the tests on machines did not run."""
+    reasons = {
+        report.longrepr[2].partition(SKIPPED)[2]
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and SKIPPED in report.longrepr[2]
+    }
+    for reason in sorted(reasons):
+        terminalreporter.write_line(f"{SKIPPED}{reason}")

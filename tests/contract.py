@@ -63,6 +63,8 @@ class Act:
     """Or `obeys`: says bye and exits with 0; or `ignores`."""
     leaves: float = 0.0
     """For how many seconds a child goes on, in a session of its own."""
+    patient: bool = False
+    """Whether it goes on until World.let_go is called for its job."""
     fails_at: str = ""
     """The step of its start that fails, of a made-up process only."""
 
@@ -74,6 +76,7 @@ class Act:
         parts.append(f": >{PLACE}/marks/$0; ")
         rest = {"dies": f"sleep {self.lasts}; ", "obeys": f"sleep {self.lasts} & wait $!; "}
         loop = f"for i in $(seq {int(self.lasts * 5)}); do sleep 0.2; done; "
+        parts.append(f"until [ -e {PLACE}/marks/let-go-$0 ]; do sleep 0.1; done; " if self.patient else "")
         parts.append((rest.get(self.on_term) or loop) if self.lasts else "")
         return traps[self.on_term] + "".join(parts) + (f"kill -{self.dies} $$" if self.dies else f"exit {self.exits}")
 
@@ -114,13 +117,16 @@ class World(Protocol):
         """Have these jobs too, at the latest before the next wait."""
 
     def start(self, *names: str) -> None:
-        """Start jobs by hand then, and do not wait."""
+        """Start jobs by hand then, and do not wait; of one that runs, what its `overlap` says comes of that."""
 
     def carry_out(self) -> None:
         """Do now what `apply` and `start` are to do."""
 
     def stop(self, name: str) -> None:
         """As an administrator, and wait until it is over."""
+
+    def let_go(self, name: str) -> None:
+        """Have the run end that waits for it, and those that follow."""
 
     def go_down(self, how: Down, seconds: float) -> None:
         """Interrupt everything, for at least so many seconds, and come back."""
@@ -130,6 +136,9 @@ class World(Protocol):
 
     def now(self) -> datetime:
         """What the world's clock shows."""
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Files there, by path."""
 
     def sdcron(self, *arguments: str) -> tuple[int, str, str]:
         """A command's exit code, standard output and standard error."""

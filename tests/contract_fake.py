@@ -12,13 +12,17 @@ import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.agenda import Agenda, Entry
+from sdcron.agenda import Agenda
+from sdcron.agenda_slot import Entry
 from sdcron.cli import run
 from sdcron.engine import Engine
 from sdcron.engine_keep import Keeper
+from sdcron.engine_locks import Locks
 from sdcron.engine_run import StartFailedError
+from sdcron.job import Overlap
 from sdcron.jobfile import Context, parse_text
 from sdcron.local_jobs import LocalJob, compile_local, local_job_of, read_local, schedule_of, write_local
 from sdcron.paths import system_paths
@@ -32,8 +36,7 @@ from tests.contract import Act, Acts, Down, by_job
 from tests.system.jobs import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from sdcron.job import Job
     from sdcron.runs import Run
@@ -88,7 +91,10 @@ class _Living:
 class MadeUpProcesses:
     """What a run asks of the machine: see engine_run.Processes."""
 
-    def __init__(self, clock: MadeUpClock, acts: dict[str, Acts], begun: dict[str, int]) -> None:
+    def __init__(
+        self, clock: MadeUpClock, acts: dict[str, Acts], begun: dict[str, int], locks: Path = Path("/nowhere")
+    ) -> None:
+        self.locks = Locks(locks)
         self._clock = clock
         self._acts = acts
         self._begun = begun
@@ -108,7 +114,8 @@ class MadeUpProcesses:
         if act.prints:
             os.write(stdout, f"{act.prints}\n".encode())
         now = self._clock.monotonic()
-        living = _Living(act, run_id, now + act.lasts, True, (os.dup(stdout), os.dup(stderr)), "exited", act.exits)
+        lasts = 1e9 if act.patient else act.lasts
+        living = _Living(act, run_id, now + lasts, True, (os.dup(stdout), os.dup(stderr)), "exited", act.exits)
         if act.dies:
             living.kind, living.status = "killed", signal.Signals[f"SIG{act.dies}"].value
         pid = self._add(living)
@@ -120,6 +127,12 @@ class MadeUpProcesses:
         self._next_pid += 1
         self._living[self._next_pid] = living
         return self._next_pid
+
+    def let_go(self, job: str) -> None:
+        """Have the process end that waits for it."""
+        for living in self._living.values():
+            if living.act.patient and living.act in self._acts[job].each:
+                living.ends_at = self._clock.monotonic()
 
     def next_end(self) -> float | None:
         """When the next of them ends, by the clock that cannot be set."""
@@ -201,7 +214,7 @@ class FakeWorld:
         boot = f"boot-{self._boots}"
         self._stack = ExitStack()
         keeper = self._stack.enter_context(Keeper(self._paths, Settings(), self.told.append))
-        self._processes = MadeUpProcesses(self.clock, self._acts, self._begun)
+        self._processes = MadeUpProcesses(self.clock, self._acts, self._begun, self._paths.lock_dir)
         self._book = RunBook(
             Agenda(self._schedule, boot, self.clock.wall_us()),
             keeper,
@@ -230,6 +243,7 @@ class FakeWorld:
         for active in self.engine.active.values():
             for descriptor in active.pipes:
                 os.close(descriptor)
+            self._processes.locks.leave(active.run.run_id, active.job)
         self._processes.end_all()
         self._stack.close()
 
@@ -285,7 +299,7 @@ class FakeWorld:
 
     def _load(self, *, starting: bool = False) -> None:
         jobs = read_local(self._paths)
-        self._book.jobs = jobs
+        self._book.use_jobs(jobs)
         entries = [Entry(name, job.timing, job.since_us) for name, job in jobs.items()]
         self.engine.agenda.put(entries, self.clock.wall_us(), starting=starting)
 
@@ -296,11 +310,13 @@ class FakeWorld:
     def start(self, *names: str) -> None:
         """Start jobs by hand."""
         for name in names:
-            assert self.engine.start_by_hand(name), name
+            started = self.engine.start_by_hand(name)
+            assert started or read_local(self._paths)[name].overlap is not Overlap.SKIP, name
 
     def stop(self, name: str) -> None:
         """As an administrator, and wait until it is over."""
         self._finish(self.engine.stop(name))
+        self.look()
 
     def carry_out(self) -> None:
         """It is done."""
@@ -308,6 +324,14 @@ class FakeWorld:
     def now(self) -> datetime:
         """What the world's clock shows."""
         return moment_of(self.clock.wall_us())
+
+    def let_go(self, name: str) -> None:
+        """Have the run end that waits for it."""
+        self._processes.let_go(name)
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """No case does so where processes are made up."""
+        raise AssertionError(files)
 
     def sdcron(self, *arguments: str) -> tuple[int, str, str]:
         """A command's exit code, standard output and standard error."""

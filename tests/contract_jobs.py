@@ -29,12 +29,12 @@ def sh(text: str) -> list[str]:
     return ["/bin/sh", "-c", text]
 
 
-def says(text: str, outcome: str = "success", records: int = 1, **keys: Any) -> Made:  # noqa: ANN401 - of a job file
+def says(text: str, outcome: str = "success", records: int = 1, **keys: Any) -> Made:
     """A job that runs a shell command."""
     return Made({"command": sh(text), **keys}, outcome, records)
 
 
-def fails_to_start(**keys: Any) -> Made:  # noqa: ANN401 - of a job file
+def fails_to_start(**keys: Any) -> Made:
     """A job whose command is good, and which cannot be started."""
     return Made({"command": ["/bin/true"], **keys}, "failure")
 

@@ -127,6 +127,14 @@ class RealWorld:
         found: dict[str, Any] = json.loads(json.dumps(real).replace(PLACE, self.directory))
         return found
 
+    def let_go(self, name: str) -> None:
+        """Have the run end that waits for it, and those that follow."""
+        self.computer.write_files({f"{self.directory}/marks/let-go-{name}": ""})
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Files there, by path."""
+        self.computer.write_files(files)
+
     def sdcron(self, *arguments: str) -> tuple[int, str, str]:
         """A command's exit code, standard output and standard error."""
         self.carry_out()
@@ -238,8 +246,10 @@ class SystemdWorld(RealWorld):
         self.machine = machine
 
     def _start(self, names: Sequence[str]) -> None:
-        # One command for all: `sdcron run` is for one.
-        self.machine.run(["systemctl", "start", "--no-block", *(f"sdcron-{name}.service" for name in names)])
+        # One command for all: `sdcron run` is for one. What does not skip is asked for as timers ask.
+        asked = {name: "overlap" in self._jobs[name] for name in names}
+        units = [f"sdcron-{name}{'@tick' * beside}.service" for name, beside in asked.items()]
+        self.machine.run(["systemctl", "start", "--no-block", *units])
 
     def go_down(self, how: Down, seconds: float) -> None:
         """Interrupt everything, for at least so many seconds, and come back."""

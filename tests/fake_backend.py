@@ -51,6 +51,10 @@ class FakeBackend:
     accidents: list[str] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     """Units that fail to start."""
+    queued: list[str] = field(default_factory=list)
+    """Units whose start waits for something."""
+    processes: dict[int, str] = field(default_factory=dict)
+    """Whose units processes are."""
     _ran_with: dict[str, str] = field(default_factory=dict)
 
     # What sdcron asks
@@ -95,6 +99,14 @@ class FakeBackend:
     def is_loaded(self, name: str) -> bool:
         """Whether it is in memory."""
         return name in self.memory
+
+    def starting(self) -> Sequence[str]:
+        """What the test says."""
+        return self.queued
+
+    def unit_of(self, pid: int) -> str | None:
+        """What the test says."""
+        return self.processes.get(pid)
 
     def next_elapse(self, timer: str) -> datetime | None:
         """What the test says."""
@@ -222,7 +234,7 @@ class FakeBackend:
         return [
             name
             for line in lines
-            if line.startswith(("Unit=", "OnFailure=", "Conflicts="))
+            if line.startswith(("Unit=", "OnFailure=", "Conflicts=", "Wants="))
             for name in line.partition("=")[2].split()
         ]
 
@@ -241,7 +253,11 @@ class FakeBackend:
     def _read(self, name: str) -> str | None:
         for directory in (self.paths.unit_dir, self.paths.runtime_dir.parent / f"systemd/{self.paths.scope}"):
             with suppress(FileNotFoundError):
-                return (directory / name).read_text(encoding="utf-8")
+                texts = [(directory / name).read_text(encoding="utf-8")]
+                texts += [
+                    path.read_text(encoding="utf-8") for path in sorted(directory.glob(f"{name}.d/sdcron-*.conf"))
+                ]
+                return "".join(texts)
         return None
 
     def _look_for_accident(self, name: str, text: str, how: str) -> None:

@@ -62,7 +62,7 @@ class Power:
         self.trap = Trap(roots, at, self._die)
         self._dead = False
         self._count = self.trap.step
-        self.trap.step = self._step  # type: ignore[method-assign]
+        self.trap.step = self._step  # type: ignore[method-assign]  # watched
 
     def _die(self) -> None:
         self._dead = True
@@ -121,5 +121,5 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _name(path: int | str | bytes) -> str:
     if isinstance(path, int):
-        return os.readlink(f"/proc/self/fd/{path}")  # noqa: PTH115 - no import in an audit hook
+        return os.readlink(f"/proc/self/fd/{path}")
     return os.fsdecode(path)

@@ -32,6 +32,8 @@ for_machines() {
     have mmdebstrap || need mmdebstrap
     { have unshare && have nsenter; } || need util-linux
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
+    # Draws what `sdcron graph --svg` shows; without it that is not tested.
+    have dot || need graphviz
 }
 
 for_bench() {

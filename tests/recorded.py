@@ -29,7 +29,7 @@ def recorded(
     stdout: bytes = b"",
     stderr: bytes = b"",
     took_us: int = 2 * SECOND,
-    **fields: Any,  # noqa: ANN401 - the fields of Run
+    **fields: Any,
 ) -> Run:
     """One run that began `ago_us` before NOW; its id is made of the job and that time."""
     began = NOW_US - ago_us

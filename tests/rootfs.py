@@ -34,6 +34,7 @@ PACKAGES = (
     "dbus",
     "libpam-systemd",
     "passwd",
+    "polkitd",
     "procps",
     "tzdata",
     "python3",

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from tests.confined import why_not_confined
+from tests.conftest import SKIPPED
 from tests.snapd import snapd_tree
-from tests.system.conftest import SKIPPED
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGING = CHECKOUT / "packaging/snap"

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdcron.agenda import CORRECTION_US, Agenda, Due, Entry, Memory, timing_key
-from sdcron.job import Missed
+from sdcron.agenda import CORRECTION_US, Agenda
+from sdcron.agenda_memory import Memory
+from sdcron.agenda_slot import Due, Entry, timing_key
+from sdcron.job import Missed, Overlap
 from sdcron.job_text import Timing
-from sdcron.runs import Trigger, microseconds_of
+from sdcron.runs import Asked, Trigger, microseconds_of
 from sdcron.schedule import Schedule, parse_schedule
 
 SECOND = 1_000_000
@@ -167,6 +169,14 @@ def test_a_due_time_that_was_taken_and_not_kept_is_taken_again(machine: Machine)
     machine.agenda.take_due(at(1, "0:15"), 10)
     machine.start(now_us=at(1, "0:16"))
     assert machine.due() == [Due("a", Trigger.MISSED, 1, at(1, "0:15"))]
+
+
+def test_a_time_that_comes_while_the_engine_loads_is_made_good_with_those_it_missed(machine: Machine) -> None:
+    machine.start(entry("a", QUARTERLY), entry("skips", QUARTERLY, missed=Missed.SKIP))
+    machine.start(now_us=at(1, "0:20"))
+    # The one run is for the last of them, and it is not there because that one came.
+    both = [Due("a", Trigger.MISSED, 1, at(1, "0:30")), Due("skips", Trigger.SCHEDULE, 1, at(1, "0:30"))]
+    assert machine.due(at(1, "0:30")) == both
 
 
 def test_a_job_without_times_is_never_due(machine: Machine) -> None:
@@ -384,7 +394,7 @@ def test_a_job_that_was_removed_and_comes_back_runs_nothing_at_once(machine: Mac
     machine.now_us = at(5, "12:00")
     machine.put(entry("a", NIGHTLY, since_us=at(5, "12:00")))
     assert machine.due() == []
-    assert machine.agenda.retry_of("a") is None
+    assert "a" not in machine.agenda.retries()
 
 
 def test_a_job_that_was_removed_and_comes_back_between_two_engines_runs_nothing_at_once(machine: Machine) -> None:
@@ -467,11 +477,11 @@ def test_a_retry_follows_after_its_wait(machine: Machine) -> None:
     machine.start(entry("a", NIGHTLY))
     machine.due(at(1, "9:30"))
     assert machine.over("a", retry=2, delay_us=5 * MINUTE)
-    assert machine.agenda.retry_of("a") == (2, at(1, "9:35"))
+    assert machine.agenda.retries()["a"] == (2, at(1, "9:35"))
     assert machine.agenda.retries() == {"a": (2, at(1, "9:35"))}
     assert machine.due(at(1, "9:34")) == []
     assert machine.due(at(1, "9:35")) == [Due("a", Trigger.RETRY, 2, at(1, "9:35"))]
-    assert machine.agenda.retry_of("a") is None
+    assert "a" not in machine.agenda.retries()
     machine.over("a")
     assert machine.agenda.next_us() == at(2, "9:30")
 
@@ -557,10 +567,10 @@ def test_a_wait_keeps_its_length_when_the_machine_comes_up_with_an_old_clock(mac
     machine.due(at(20, "9:30"))
     machine.over("a", retry=2, delay_us=10 * MINUTE)
     machine.start(now_us=at(2), boot="second")
-    assert machine.agenda.retry_of("a") == (2, at(2, "0:10"))
+    assert machine.agenda.retries()["a"] == (2, at(2, "0:10"))
     machine.now_us += MINUTE
     machine.set_clock(at(20, "9:35"))
-    assert machine.agenda.retry_of("a") == (2, at(20, "9:44"))
+    assert machine.agenda.retries()["a"] == (2, at(20, "9:44"))
 
 
 def test_the_wait_for_a_retry_is_seen_before_later_times(machine: Machine) -> None:
@@ -846,7 +856,7 @@ def test_what_is_forgotten_is_not_kept_again(machine: Machine) -> None:
 def test_asking_and_ending_what_is_not_there_leaves_no_trace(machine: Machine) -> None:
     machine.start(entry("a", NIGHTLY))
     for name in ("b", "c"):
-        assert machine.agenda.retry_of(name) is None
+        assert name not in machine.agenda.retries()
         assert not machine.over(name, retry=2)
     machine.agenda.remember_all()
     assert set(machine.agenda.changes()) == {"a"}
@@ -990,3 +1000,74 @@ def test_no_due_time_is_lost_or_taken_twice_whatever_happens(steps: list[tuple[s
                     machine.over(job)
                 model.on.clear()
         look()
+
+
+# Runs for an instant
+
+
+FOR = Asked("anna", 1)
+
+
+def test_what_falls_due_while_a_run_for_an_instant_is_on_waits_for_its_end(machine: Machine) -> None:
+    machine.start(entry("a", NIGHTLY))
+    machine.now_us = at(1, "9:29")
+    assert machine.agenda.take("a", FOR) == Due("a", Trigger.MANUAL, asked=FOR)
+    assert machine.due(at(1, "9:30")) == []
+    machine.now_us = at(1, "9:40")
+    machine.over("a")
+    assert machine.due() == [Due("a", Trigger.SCHEDULE, 1, at(1, "9:30"))]
+    assert machine.due(at(2, "9:29")) == []
+
+
+def test_a_run_for_an_instant_ends_no_wait_for_a_retry_and_one_that_is_due_meanwhile_comes_after_it(
+    machine: Machine,
+) -> None:
+    machine.start(entry("a", NIGHTLY))
+    machine.due(at(1, "9:30"))
+    machine.over("a", retry=2, delay_us=5 * MINUTE)
+    machine.now_us = at(1, "9:32")
+    assert machine.agenda.take("a", FOR) is not None
+    assert machine.due(at(1, "9:36")) == []
+    machine.over("a")
+    assert machine.due() == [Due("a", Trigger.RETRY, 2, at(1, "9:35"))]
+
+
+def test_no_other_run_by_hand_waits_for_a_run_for_an_instant(machine: Machine) -> None:
+    machine.start(entry("a", NIGHTLY))
+    assert machine.agenda.take("a", FOR) is not None
+    assert machine.agenda.take("a") is None
+    assert machine.agenda.take("a", FOR) is None
+    machine.over("a")
+    assert machine.due() == []
+
+
+def test_what_waits_for_a_run_for_an_instant_is_owed_after_the_engine_is_killed(machine: Machine) -> None:
+    machine.start(entry("a", NIGHTLY))
+    machine.now_us = at(1, "9:29")
+    machine.agenda.take("a", FOR)
+    assert machine.due(at(1, "9:30")) == []
+    machine.keep()
+    machine.start()
+    machine.over("a")
+    assert started(machine.due()) == [("a", at(1, "9:30"))]
+
+
+def test_what_a_chain_asks_for_while_a_run_for_an_instant_is_on_waits_for_its_end(machine: Machine) -> None:
+    machine.start(entry("a", NIGHTLY))
+    assert machine.agenda.take("a", FOR) is not None
+    machine.agenda.start_after("a", ("b",))
+    assert machine.due() == []
+    machine.over("a")
+    assert machine.due() == [Due("a", Trigger.AFTER, failed=("b",))]
+
+
+def test_of_what_a_chain_asks_for_again_while_one_waits_the_last_word_counts(machine: Machine) -> None:
+    queues = entry("a", NIGHTLY)
+    machine.start(replace(queues, timing=replace(queues.timing, overlap=Overlap.QUEUE)))
+    assert machine.agenda.take("a") is not None
+    machine.agenda.start_after("a", ("b",))
+    assert machine.due() == []
+    machine.agenda.start_after("a", ())
+    assert machine.due() == []
+    machine.over("a")
+    assert machine.due() == [Due("a", Trigger.AFTER)]

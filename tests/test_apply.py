@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdcron.apply import Applier, apply_lock
-from sdcron.errors import BackendError, LockHeldError, SdcronError
+from sdcron.errors import BackendError, JobFileError, LockHeldError, SdcronError
 from sdcron.installed import read_installed
-from sdcron.job import Missed, Retry
+from sdcron.job import Missed, Overlap, Retry
 from sdcron.plan import make_plan
 from tests.compiled import DIRECTORY, compiled, install, paths_below, tree
 from tests.fake_backend import FakeBackend
@@ -57,6 +57,10 @@ class Host:
             f"etc/systemd/system/timers.target.wants/{name}": f"-> ../{name}" for job in jobs for name in job.enable
         }
         wanted |= {f"var/lib/sdcron/scripts/{job.name}": job.script for job in jobs if job.script is not None}
+        chained = [job for job in jobs if job.needs or any("@after" in unit.name for unit in job.units)]
+        wanted |= {f"var/lib/sdcron/graph/{job.name}/lock": "" for job in chained}
+        directories = [*self.paths.unit_dir.glob("sdcron-*.d"), *self.paths.state_dir.glob("graph/*")]
+        assert [path for path in directories if not any(path.iterdir())] == []
         volatile = ("var/lib/systemd/timers/", "run/sdcron/")
         assert {name: text for name, text in found.items() if not name.startswith(volatile)} == wanted
         stamps = {name.rpartition("/stamp-")[2] for name in found if "/stamp-" in name}
@@ -116,6 +120,58 @@ def test_the_failed_state_of_a_run_that_outlived_its_job_is_forgotten_by_the_nex
     host.apply([compiled("b")])
     assert "sdcron-a.service" not in host.backend.memory
     assert host.backend.memory["sdcron-b.service"].active == "failed"
+
+
+def test_what_a_job_adds_to_another_that_is_in_memory_needs_one_reload_and_leaves_that_one_alone(host: Host) -> None:
+    host.apply([compiled("a"), compiled("failed")])
+    host.backend.set_active("sdcron-failed.service", "failed")
+    host.backend.calls.clear()
+    jobs = [compiled("a"), compiled("failed"), compiled("d", None, after=("a", "failed"))]
+    host.apply(jobs)
+    host.holds(jobs)
+    assert host.backend.mutations() == ["reload"]
+    assert host.backend.memory["sdcron-failed.service"].active == "failed"
+    host.apply(jobs[:2])
+    host.holds(jobs[:2])
+
+
+def test_tokens_go_with_their_job_and_with_another_list_of_jobs_to_be_after(host: Host) -> None:
+    jobs = [compiled("a"), compiled("b"), compiled("d", None, after=("a", "b"), needs=("a",))]
+    host.apply(jobs)
+    graph = host.paths.graph_dir / "d"
+    # Who can open a lock can hold it.
+    assert (graph / "lock").stat().st_mode & 0o077 == 0
+
+    def put(*names: str) -> None:
+        for name in names:
+            (graph / name).write_text("ok\n")
+
+    put("a.end", "a.ok", "due", "b.told")
+    host.apply([*jobs[:2], compiled("d", "0 1 * * *", after=("a", "b"), needs=("a",), command=("false",))])
+    assert {path.name for path in graph.iterdir()} == {"lock", "a.end", "a.ok", "due", "b.told"}
+    host.apply([*jobs[:2], compiled("d", None, after=("a",), needs=("a",))])
+    assert {path.name for path in graph.iterdir()} == {"lock", "a.ok"}
+    put("a.end", "a.told")
+    host.apply([*jobs[:2], compiled("d", None, after=("a",), needs=("a",), enabled=False)])
+    assert {path.name for path in graph.iterdir()} == {"lock", "a.ok"}
+    host.apply(jobs[:2])
+    host.holds(jobs[:2])
+    assert not host.paths.graph_dir.exists()
+
+
+def test_a_drop_in_of_somebody_else_is_left_as_it_is_and_stands_in_the_way_of_none(host: Host) -> None:
+    directory = host.paths.unit_dir / "sdcron-a.service.d"
+    directory.mkdir(parents=True)
+    theirs = directory / "override.conf"
+    theirs.write_text("[Service]\nNice=1\n")
+    jobs = [compiled("a"), compiled("d", None, after=("a",))]
+    host.apply(jobs)
+    host.apply([])
+    assert list(directory.iterdir()) == [theirs]
+    (directory / "sdcron-d.conf").write_text("[Service]\nNice=1\n")
+    with pytest.raises(JobFileError) as raised:
+        host.apply(jobs)
+    assert "sdcron-a.service.d/sdcron-d.conf exists and is not sdcron's" in raised.value.problems[0].message
 
 
 def test_a_timer_stops_before_its_file_changes_and_starts_after(host: Host) -> None:
@@ -347,11 +403,42 @@ def test_a_disabled_job_is_idle_a_waiting_retry_of_it_included(host: Host) -> No
 
 # Faults
 
+CHAIN = [
+    compiled("a", retry=RETRY),
+    compiled("b", None, after=("a",), needs=("a",)),
+    compiled("c", after=("a", "b"), needs=("d",), retry=RETRY),
+    compiled("d", None, after=("a",)),
+]
 SCENES: dict[str, tuple[list[CompiledJob], list[CompiledJob]]] = {
     "first apply": ([], [compiled("a"), compiled("b", script="true", retry=RETRY), compiled("c", ("@reboot",))]),
+    "first chain": ([compiled("a", retry=RETRY)], CHAIN),
+    "last chain": (CHAIN, [compiled("a", retry=RETRY)]),
+    "other chain": (
+        CHAIN,
+        [
+            compiled("a", retry=RETRY),
+            compiled("b", None, needs=("a",)),
+            compiled("c", "0 4 * * *", after=("b",)),
+            compiled("d", None, after=("a",), needs=("c",), enabled=False),
+        ],
+    ),
     "last removal": (
         [compiled("a", retry=RETRY), compiled("b", script="true"), compiled("c", ("@reboot", "1 * * * *"))],
         [],
+    ),
+    "overlap": (
+        [
+            compiled("queues", overlap=Overlap.QUEUE),
+            compiled("allows", overlap=Overlap.ALLOW, max_parallel=3),
+            compiled("replaces", overlap=Overlap.REPLACE, retry=RETRY),
+            compiled("gone", ("@reboot", "1 * * * *"), overlap=Overlap.QUEUE),
+        ],
+        [
+            compiled("queues", overlap=Overlap.ALLOW, max_parallel=2),
+            compiled("allows", overlap=Overlap.REPLACE),
+            compiled("replaces"),
+            compiled("new", overlap=Overlap.QUEUE, retry=RETRY),
+        ],
     ),
     "everything": (
         [
@@ -391,8 +478,9 @@ def prepared(root: Path, before: Sequence[CompiledJob], *, booted: bool) -> Host
 def whole_units(host: Host, *states: Sequence[CompiledJob]) -> None:
     """Assert that every visible unit is, to the byte, one that some state has."""
     known = {(unit.name, unit.text) for state in states for job in state for unit in job.units}
-    for path in host.paths.unit_dir.glob("sdcron-*"):
-        assert (path.name, path.read_text()) in known
+    for path in (*host.paths.unit_dir.glob("sdcron-*"), *host.paths.unit_dir.glob("sdcron-*.d/sdcron-*")):
+        if path.is_file():
+            assert (str(path.relative_to(host.paths.unit_dir)), path.read_text()) in known
 
 
 @pytest.mark.parametrize("booted", [False, True], ids=["fresh", "booted"])
@@ -541,6 +629,13 @@ COMPILED = st.builds(
             {"retry": Retry(timedelta(minutes=1), attempts=1)},
             {"missed": Missed.SKIP},
             {"enabled": False},
+            {"after": ("a",)},
+            {"after": ("b", "c"), "needs": ("a",)},
+            {"needs": ("c",), "enabled": False},
+            {"overlap": Overlap.QUEUE},
+            {"overlap": Overlap.QUEUE, "retry": RETRY},
+            {"overlap": Overlap.ALLOW, "max_parallel": 3},
+            {"overlap": Overlap.REPLACE},
         ]
     ),
 )

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron.apply import Applier
-from sdcron.boot import Owed, arm, owed_retries
+from sdcron.boot import Owed, arm, not_given_up, owed_retries
+from sdcron.files import Files
 from sdcron.installed import read_installed
 from sdcron.jobfile import Context
 from sdcron.jobset import read_paths
 from sdcron.paths import Scope, system_paths
+from sdcron.pauses import Pause
 from sdcron.plan import make_plan
 from sdcron.store import Batch, Store
 from sdcron.trigger import Memory
@@ -69,7 +71,7 @@ def backend(paths: Paths, tmp_path: Path) -> Iterator[FakeBackend]:
     (jobs / "job.yaml").write_text(text)
     (jobs / "idle.yaml").write_text(text + "enabled: false\n")
     read = read_paths([jobs], Context())
-    compiled = [compile_job(job, directory=str(jobs), scope=Scope.SYSTEM, script_dir="/s") for job in read.jobs]
+    compiled = [compile_job(job, directory=str(jobs), scope=Scope.SYSTEM, state_dir="/s") for job in read.jobs]
     backend = FakeBackend(paths)
     plan = make_plan(compiled, read_installed(paths), {}, directories=[str(jobs)])
     Applier(paths, backend).carry_out(plan)
@@ -103,9 +105,20 @@ def test_a_job_that_is_gone_disabled_or_has_no_such_retry_any_more_is_left_alone
 
 
 def test_a_job_that_was_changed_since_owes_nothing(paths: Paths, backend: FakeBackend) -> None:
-    assert not arm(paths, backend, Owed("job", 1, "", "another digest"), lambda *_: None)
+    assert not arm(paths, backend, Owed("job", 1, "", digest="another digest"), lambda *_: None)
     job = read_installed(paths).jobs["job"]
-    assert arm(paths, backend, Owed("job", 1, "", job.digest), lambda *_: None)
+    assert arm(paths, backend, Owed("job", 1, "", digest=job.digest), lambda *_: None)
+
+
+def test_what_a_pause_has_given_up_is_not_owed_after_a_later_boot_either(paths: Paths) -> None:
+    mine, yours = Owed("mine", 1, "", 7), Owed("yours", 1, "", 8)
+    Files().write(paths.paused_dir / "mine", Pause("2027-01-01T00:00:00+00:00", "me").text())
+    assert not_given_up(paths, [mine, yours]) == (yours,)
+    (paths.paused_dir / "mine").unlink()
+    assert not_given_up(paths, [mine, yours]) == (yours,)
+    # Another run of it is another matter, and nothing is left behind.
+    assert not_given_up(paths, [Owed("mine", 1, "", 9)]) == (Owed("mine", 1, "", 9),)
+    assert not (paths.state_dir / "given-up.json").exists()
 
 
 def test_a_retry_that_systemd_refuses_leaves_no_number_behind(paths: Paths, backend: FakeBackend) -> None:

@@ -28,12 +28,17 @@ COMMANDS = [
     "remove",
     "list",
     "next",
+    "graph",
     "schema",
     "new",
+    "edit",
     "doctor",
     "collect",
     "run",
     "stop",
+    "pause",
+    "suspend",
+    "resume",
     "engine",
     "status",
     "history",
@@ -215,7 +220,48 @@ def test_list_is_tab_separated_in_a_pipe_and_has_a_documented_json_shape(
     assert [line.split("\t")[0] for line in out.splitlines()] == ["backup", "hello"]
     assert "\x1b" not in out
     rows = json.loads(sdcron("list", "--root", root, "--json")[1])
-    assert set(rows[0]) == {"job", "state", "next_run_at", "schedule", "source", "units", "transient"}
+    keys = {"job", "state", "next_run_at", "schedule", "source", "units", "transient", "hosts", "paused"}
+    keys |= {"after", "needs"}
+    assert set(rows[0]) == keys
+
+
+def test_jobs_for_other_machines_are_not_applied_and_listed_only_when_asked_for(
+    tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, jobs = tmp_path / "root", tmp_path / "jobs"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/hostname").write_text("# the first of many\nweb1\n")
+    jobs.mkdir(mode=0o755)
+    for name, hosts in (("mine", "web*"), ("theirs", "db*"), ("ours", "'*'")):
+        (jobs / f"{name}.yaml").write_text(f"command: /bin/true\nschedule: '@daily'\nhosts: {hosts}\n")
+        (jobs / f"{name}.yaml").chmod(0o644)
+
+    def names(*options: str) -> list[str]:
+        return [line.split("\t")[0] for line in sdcron("list", "--root", root, *options)[1].splitlines()]
+
+    assert sdcron("validate", jobs, "--root", root)[1] == "3 jobs, no problems\n"
+    assert sdcron("apply", jobs, "--root", root)[0] == 0
+    assert names() == ["mine", "ours"]
+    assert names("--all-hosts") == ["mine", "ours", "theirs"]
+    row = json.loads(sdcron("list", "--root", root, "--all-hosts", "--json")[1])[2]
+    assert (row["state"], row["hosts"], row["units"], row["next_run_at"]) == ("elsewhere", ["db*"], [], None)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    told = sdcron("list", "--root", root, "--all-hosts")[1].splitlines()
+    assert "\x1b[2m" in told[3] and "elsewhere: db*" in told[3]
+    assert not any("\x1b[2m" in line for line in told[:3])
+    monkeypatch.delenv("FORCE_COLOR")
+    # A second apply, for which no file has changed, forgets nobody.
+    assert "2 unchanged" in sdcron("apply", jobs, "--root", root)[1]
+    assert names("--all-hosts") == ["mine", "ours", "theirs"]
+    # The machine gets another name: other jobs are its own, though no file has changed.
+    (root / "etc/hostname").write_text("db1\n")
+    assert "1 added, 1 removed, 1 unchanged" in sdcron("apply", jobs, "--root", root, "--yes")[1]
+    assert (names(), names("--all-hosts")) == (["ours", "theirs"], ["mine", "ours", "theirs"])
+    (jobs / "mine.yaml").unlink()
+    assert names("--all-hosts") == ["ours", "theirs"]
+    # Units are made for any of them where they are not applied.
+    assert sdcron("compile", jobs, "-o", tmp_path / "units", "--host", "elsewhere")[0] == 0
+    assert sorted(path.stem for path in (tmp_path / "units").glob("*.timer")) == ["sdcron-ours"]
 
 
 def test_an_empty_list_says_how_to_start(tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]) -> None:
@@ -467,11 +513,11 @@ def test_compile_writes_units_and_touches_nothing_else(
 def test_a_key_of_a_later_version_validates_and_is_refused_by_compile(
     jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
 ) -> None:
-    write(jobs / "hello.yaml", "command: /usr/bin/true\nlock: database\n")
+    write(jobs / "hello.yaml", "command: /usr/bin/true\nping: https://example.org/x\n")
     assert sdcron("validate", jobs)[0] == 0
     code, _, err = sdcron("compile", jobs, "-o", tmp_path / "units")
     assert code == 3
-    assert f"{jobs}/hello.yaml:2:1: key 'lock' is not supported yet" in err
+    assert f"{jobs}/hello.yaml:2:1: key 'ping' is not supported yet" in err
     assert not (tmp_path / "units").exists()
 
 
@@ -503,7 +549,7 @@ def test_a_user_without_a_manager_is_told_why_in_one_line(
     assert len(err.splitlines()) == 2
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"collect", "engine", "new", "schema"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"collect", "edit", "engine", "new", "schema"}))
 def test_every_command_about_a_machine_has_the_options_that_say_which(
     command: str, sdcron: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -228,7 +228,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Logs are LINES; what was asked for is kept here."""
     kept: dict[str, Any] = {}
 
-    def logs(place: object, job: str, **options: Any) -> Iterator[queries.LogLine]:  # noqa: ANN401
+    def logs(place: object, job: str, **options: Any) -> Iterator[queries.LogLine]:
         kept.update(options, job=job)
         yield from LINES
 

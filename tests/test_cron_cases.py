@@ -77,7 +77,7 @@ def mistakes(text: str, **zones: str) -> list[str]:
     return [f"{mistake.message}; {mistake.hint}" for mistake in raised.value.mistakes]
 
 
-def units(schedule: str | tuple[str, ...] | None, **keys: Any) -> dict[str, str]:  # noqa: ANN401 - the fields of Job
+def units(schedule: str | tuple[str, ...] | None, **keys: Any) -> dict[str, str]:
     """The units of a job: what follows its name -> text."""
     return {unit.name.removeprefix("sdcron-x"): unit.text for unit in compiled("x", schedule, **keys).units}
 

@@ -10,13 +10,16 @@ import itertools
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from sdcron.agenda import Agenda, Entry
+from sdcron.agenda import Agenda
+from sdcron.agenda_slot import Entry
 from sdcron.engine import Engine
 from sdcron.engine_keep import Keeper
+from sdcron.engine_locks import Locks
 from sdcron.job import Job, Missed, Retry, Source
 from sdcron.job_text import text_of, timing_of
 from sdcron.local_jobs import LocalJob, local_job_of, schedule_of
@@ -31,7 +34,6 @@ from sdcron.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
     from sdcron.runs import Run
 
@@ -70,6 +72,7 @@ class MadeUpProcesses:
     """Runs that take so many seconds each, and end as told."""
 
     def __init__(self, clock: MadeUpClock, seconds: float, status: int) -> None:
+        self.locks = Locks(Path("/nowhere"))
         self._clock = clock
         self._seconds = seconds
         self._status = status
@@ -142,7 +145,7 @@ class World:
         store = self._keeper.ledger.store
         agenda.restore(store.memories())
         left = store.open_runs()
-        book.jobs = {name: _applied(name, keys, self.since_us) for name, keys in self.jobs.items()}
+        book.use_jobs({name: _applied(name, keys, self.since_us) for name, keys in self.jobs.items()})
         entries = [Entry(name, timing_of(job.text), self.since_us) for name, job in book.jobs.items()]
         agenda.put(entries, self.clock.wall_us(), starting=True)
         book.take_over(left)
@@ -193,7 +196,7 @@ def _job_of(owner: LocalJob) -> Job:
     return local_job_of(owner, "UTC", owner.name)
 
 
-def world(root: Path, schedule: str | None = None, **keys: Any) -> World:  # noqa: ANN401 - fields of Job and World
+def world(root: Path, schedule: str | None = None, **keys: Any) -> World:
     """One with a single job, called `job`."""
     own = {name: keys.pop(name) for name in ("seconds", "status") if name in keys}
     return World(root, {"job": {**({"schedule": schedule} if schedule else {}), **keys}}, **own)

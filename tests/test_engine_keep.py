@@ -66,7 +66,7 @@ class Room:
         monkeypatch.setattr(StatusLog, "rotate_if_due", rotated)
         self.keeper = Keeper(self.paths, Settings(), self.told.append)
 
-    def keep(self, *runs: Run, **others: Any) -> list[Run]:  # noqa: ANN401 - as in Batch
+    def keep(self, *runs: Run, **others: Any) -> list[Run]:
         """One step of the engine."""
         return self.keeper.keep(Batch(closed=list(runs), **others))
 

@@ -8,10 +8,12 @@ import signal
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdcron.engine_locks import Locks
 from sdcron.engine_run import (
     DEFAULT_STOP_SECONDS,
     ActiveRun,
@@ -25,6 +27,8 @@ from sdcron.job import Job, Otherwise, Source, When
 from sdcron.open_run import SHUT_DOWN, STOPPED, OpenRun
 from sdcron.process import Ended
 from sdcron.process_tree import Process
+from sdcron.runs import Outcome
+from sdcron.unit_locks import HELD_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -46,6 +50,7 @@ class Machine:
     error: Exception | None = None
     stubborn: bool = False
     writers: list[int] = field(default_factory=list)
+    locks: Locks = field(default_factory=lambda: Locks(Path("/nowhere")))
 
     def start(self, _job: Job, _run_id: str, argv: tuple[str, ...] | None, stdout: int, stderr: int) -> int:
         """See Processes, here and below."""
@@ -91,7 +96,7 @@ class Machine:
 class Stage:
     """A run on a machine, and what `when` lacks."""
 
-    def __init__(self, **keys: Any) -> None:  # noqa: ANN401 - as Job has them
+    def __init__(self, **keys: Any) -> None:
         self.machine = Machine()
         self.lacks: str | None = None
         self.output: list[tuple[str, bytes]] = []
@@ -132,7 +137,7 @@ class Stage:
 def stage() -> Iterator[Callable[..., Stage]]:
     made: list[Stage] = []
 
-    def make(**keys: Any) -> Stage:  # noqa: ANN401 - as Job has them
+    def make(**keys: Any) -> Stage:
         made.append(Stage(**keys))
         return made[-1]
 
@@ -320,15 +325,81 @@ def test_where_there_is_no_room_for_a_process_nothing_is_left_open_and_it_begins
     stage: Callable[..., Stage],
 ) -> None:
     one = stage()
-    before = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - what it is about
+    before = sorted(os.listdir("/proc/self/fd"))
     one.machine.error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     with pytest.raises(OSError, match="temporarily"):
         one.begin()
-    assert sorted(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert sorted(os.listdir("/proc/self/fd")) == before
     assert one.active.phase is not Phase.OVER
     one.machine.error = None
     one.begin()
     assert one.active.phase is Phase.RUNNING
+
+
+# Locks
+
+
+def locked(stage: Callable[..., Stage], directory: Path, **keys: Any) -> tuple[Stage, Locks]:
+    """A run of a job with a lock, and those of others."""
+    one = stage(lock=("a",), **keys)
+    one.machine.locks = Locks(directory)
+    return one, Locks(directory)
+
+
+def test_a_run_without_room_for_its_process_gives_its_locks_back(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    one, others = locked(stage, tmp_path)
+    one.machine.error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    with pytest.raises(OSError, match="temporarily"):
+        one.begin()
+    assert others.take("x", one.active.job, 0) is None
+    others.leave("x", one.active.job)
+    one.machine.error = None
+    one.begin()
+    assert others.take("x", one.active.job, 0) is not None
+    others.leave("x", one.active.job)
+    one.ends(101, status=HELD_STATUS)
+    assert one.record().outcome is Outcome.SUCCESS
+    one.active.close(one.take)
+    assert others.take("x", one.active.job, 0) is None
+    others.leave("x", one.active.job)
+
+
+def test_a_run_waits_for_its_lock_behind_its_conditions(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    one, others = locked(stage, tmp_path, lock_wait=timedelta(seconds=2), when=When(command=("check",)))
+    assert others.take("x", one.active.job, 0) is None
+    one.begin()
+    assert (one.active.phase, one.machine.started) == (Phase.CHECKING, [("check",)])
+    one.ends(101)
+    assert (one.active.phase, one.active.look_at, one.active.pid) == (Phase.WAITING, 101.2, 0)
+    one.lacks = "not asked again"
+    one.look(102)
+    assert (one.active.phase, one.machine.started) == (Phase.WAITING, [("check",)])
+    others.leave("x", one.active.job)
+    one.look(102.2)
+    assert (one.active.phase, one.machine.started) == (Phase.RUNNING, [("check",), None])
+    one.ends(103)
+    assert one.record().outcome is Outcome.SUCCESS
+    one.active.close(one.take)
+
+
+@pytest.mark.parametrize("timeout", [None, 1])
+def test_a_run_that_waits_for_its_lock_too_long_is_skipped_or_out_of_time(
+    stage: Callable[..., Stage], tmp_path: Path, timeout: int | None
+) -> None:
+    limit = timedelta(seconds=timeout) if timeout else None
+    one, others = locked(stage, tmp_path, lock_wait=timedelta(seconds=2), timeout=limit)
+    assert others.take("x", one.active.job, 0) is None
+    one.begin()
+    one.look(100.9)
+    assert one.active.phase is Phase.WAITING
+    one.look(101)
+    one.look(102)
+    record = one.record()
+    assert (record.outcome, record.reason) == (
+        (Outcome.TIMEOUT, "took longer than its timeout") if timeout else (Outcome.SKIPPED, "lock a is held")
+    )
+    others.leave("x", one.active.job)
+    one.active.close(one.take)
 
 
 # Conditions

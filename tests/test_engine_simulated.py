@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sdcron.agenda import Agenda, Entry
+from sdcron.agenda import Agenda
+from sdcron.agenda_slot import Entry
 from sdcron.daylight import changes
 from sdcron.job import Missed
 from sdcron.job_text import Timing

@@ -369,7 +369,7 @@ def test_silent_ones_make_room_for_others(loop: Loop) -> None:
 
 
 def test_thousands_of_connections_leave_nothing(loop: Loop) -> None:
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - what it is about
+    before = len(os.listdir("/proc/self/fd"))
     for number in range(3000):
         with loop.client() as client:
             if number % 3:
@@ -379,9 +379,9 @@ def test_thousands_of_connections_leave_nothing(loop: Loop) -> None:
                 assert heard_of.endswith(b"\n") or number % 3 != 1
     still_answers(loop)
     deadline = time.monotonic() + 20
-    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:  # noqa: PTH208
+    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_who_does_not_read_a_long_answer_holds_up_nobody(loop: Loop) -> None:
@@ -417,7 +417,7 @@ def test_without_open_files_left_who_asks_is_sent_away_and_the_engine_does_not_s
         for each in clients:
             each.connect(str(loop.directory / "control"))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
         held: list[int] = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
         try:

@@ -50,6 +50,8 @@ EVERYBODY = {
     "directory": "/srv",
     "umask": "027",
     "environment": "{A: b}",
+    "hosts": "'*'",
+    "resumable": "true",
     "environment_file": "/etc/x",
     "credentials": "{a: /etc/a}",
     "interpreter": "python3",
@@ -57,7 +59,11 @@ EVERYBODY = {
     "stop_timeout": "1s",
     "kill_signal": "SIGINT",
     "missed": "skip",
+    "overlap": "queue",
+    "max_parallel": "2\noverlap: allow",
     "retry": "5m",
+    "lock": "[a, b]",
+    "lock_wait": "1m\nlock: a",
     "when.network": "true",
     "when.mounts": "/m",
     "when.path_exists": "/a",
@@ -74,6 +80,7 @@ EVERYBODY = {
     "limits.open_files": "4096",
     "output": "{keep: 1K, redact: x}",
     "enabled": "false",
+    "parameters": "{region: eu}",
 }
 POWERFUL = {
     "user": "backup",
@@ -92,7 +99,7 @@ NOBODY = {
     "sandbox": "standard",
     "systemd": "{service: {PrivateTmp: true}}",
 }
-ELSEWHERE = {"source", "overlap", "unsupported"}
+ELSEWHERE = {"source", "after", "needs", "unsupported"}
 """What is no key, and what check_supported speaks of."""
 
 
@@ -261,12 +268,12 @@ def test_what_is_wrong_in_a_file_that_is_gone_is_told_where_its_job_was(tmp_path
 
 
 def test_nothing_is_said_twice_of_a_users_job(tmp_path: Path) -> None:
-    text = "command: x\nuser: alice\ngroup: adm\nwhen: {wake: true, units: a.service}\nafter: b\nsandbox: strict\n"
+    text = "command: x\nuser: alice\ngroup: a\nwhen: {wake: true, units: a.service}\nping: http://x\nsandbox: strict\n"
     jobs = job_file(tmp_path, text)
     ours = refusals(jobs, FEW, user_scope=True)
     theirs = check_supported(jobs, user=True)
     assert [problem.key for problem in ours] == ["sandbox", "when.units"]
-    assert sorted(problem.key for problem in theirs) == ["after", "group", "user", "when"]
+    assert sorted(problem.key for problem in theirs) == ["group", "ping", "user", "when"]
 
 
 def test_an_example_with_what_only_systemd_has_is_refused_for_that_alone() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcron.escape import Place, UnitTextError, escape
+from sdcron.escape import Place, UnitTextError, escape, escape_template
+from sdcron.parameters import filled, variable
 
 NONCHARACTERS = "\ufdd0\ufdef\ufffe\uffff\U0001fffe\U0010ffff"
 #: What a job file may hold: anything but line breaks, NUL, halves of surrogate pairs and noncharacters.
@@ -106,6 +107,22 @@ def test_arguments_are_read_back_exactly_and_nothing_is_expanded(texts: list[str
     read = words(without_specifiers(setting(line)))
     assert not any(re.search(r"\$(?!\$)", word.replace("$$", "")) for word in read)
     assert [word.replace("$$", "$") for word in read] == texts
+
+
+@given(st.lists(st.one_of(TEXTS, st.sampled_from(["{day}", "{{day}}", "{To}", "{", "}"])), max_size=6), TEXTS, TEXTS)
+def test_values_of_parameters_stand_in_their_places_and_are_never_looked_into(
+    texts: list[str], day: str, to: str
+) -> None:
+    template = "".join(texts)
+    values = {**dict.fromkeys(re.findall("[A-Za-z_][A-Za-z0-9_]*", template), "?"), "day": day, "To": to}
+    variables = {variable(name): value for name, value in values.items()}
+    [read] = words(without_specifiers(setting(escape_template(template))))
+
+    def put_in(found: re.Match[str]) -> str:
+        return variables[found[1]] if found[1] else "$"
+
+    # As systemd does: one pass from the left.
+    assert re.sub(r"\$(?:\{([A-Z0-9_]+)\}|\$)", put_in, read, flags=re.IGNORECASE) == filled(template, values)
 
 
 @pytest.mark.parametrize("place", Place)

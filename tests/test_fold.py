@@ -15,6 +15,7 @@ from sdcron.output import compile_patterns
 from sdcron.paths import Scope
 from sdcron.runs import Outcome, Run, Trigger
 from sdcron.schedule import parse_schedule
+from sdcron.unit_locks import HELD_MESSAGE
 from tests.entries import BOOT, NOON, SECOND, Teller
 
 if TYPE_CHECKING:
@@ -151,6 +152,56 @@ def test_no_retry_is_owed_to_a_job_without_them_to_the_last_attempt_and_for_othe
         assert place.fold.memories.of("job").owed == 0
 
 
+def held(place: Place, job: str, run_id: str, lock: str = "disk", **fields: str) -> None:
+    """What a run says that does not get a lock."""
+    known = {"SYSLOG_IDENTIFIER": f"sdcron-{job}", "MESSAGE_ID": HELD_MESSAGE, "_TRANSPORT": "journal", "_UID": "0"}
+    place.tell.feed(**known | {"INVOCATION_ID": run_id, "SDCRON_LOCK": lock, "MESSAGE": "not run"} | fields)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_that_did_not_get_its_lock_is_skipped(place: Place, early: bool) -> None:
+    # The one before has said nothing on stderr, and its record is open still.
+    place.tell.starting("x", B)
+    place.tell.line("x", "out", B)
+    place.tell.succeeded("x", B)
+    if not early:
+        place.tell.starting("x", A)
+    held(place, "x", A)
+    place = place.again() if not early else place
+    if early:
+        place.tell.starting("x", A)
+    place.tell.succeeded("x", A)
+    runs = {run.run_id: run for run in place.close_all()}
+    run = runs[A]
+    assert (run.outcome, run.reason, run.exit_code) == (Outcome.SKIPPED, "lock disk is held", None)
+    assert (run.stdout.size, run.stderr.size, run.trigger) == (0, 0, Trigger.MANUAL)
+    assert runs[B].outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("told", "end", "outcome"),
+    [
+        ({}, "failed", Outcome.FAILURE),
+        ({}, "stopped", Outcome.KILLED),
+        ({"run_id": B}, "succeeded", Outcome.SUCCESS),
+        ({"job": "y"}, "succeeded", Outcome.SUCCESS),
+        ({"lock": "a b"}, "succeeded", Outcome.SUCCESS),
+        ({"_UID": "1000"}, "succeeded", Outcome.SUCCESS),
+        ({"_UID": "1000", "_SYSTEMD_INVOCATION_ID": B}, "succeeded", Outcome.SUCCESS),
+        ({"_UID": "1000", "_SYSTEMD_INVOCATION_ID": A}, "succeeded", Outcome.SKIPPED),
+        ({"_UID": "7"}, "succeeded", Outcome.SKIPPED),
+    ],
+)
+def test_only_a_run_itself_or_its_user_can_say_that_it_got_no_lock(
+    place: Place, told: dict[str, str], end: str, outcome: Outcome
+) -> None:
+    place.definition = Definition(uid=7)
+    place.tell.starting("x", A)
+    held(place, **{"job": "x", "run_id": A, **told})
+    getattr(place.tell, end)("x", A)
+    assert {run.run_id: run.outcome for run in place.close_all()}[A] is outcome
+
+
 @pytest.mark.parametrize("path", ["/no/such", "/no/such (old)", "/no (such)/file"])
 def test_skipped_starts_are_recorded_with_the_condition(place: Place, path: str) -> None:
     for text in (
@@ -219,6 +270,20 @@ def test_a_retry_has_its_attempt_and_the_end_of_its_wait_as_its_time(place: Plac
     first, second = place.close_all()
     assert (first.trigger, first.attempt) == (Trigger.SCHEDULE, 1)
     assert (second.trigger, second.attempt, second.scheduled_us) == (Trigger.RETRY, 2, due)
+
+
+@pytest.mark.parametrize("shutdown", [False, True])
+def test_what_starts_while_its_timer_is_stopped_was_started_by_hand(place: Place, shutdown: bool) -> None:
+    place.tell.timer_started("sdcron-job.timer")
+    if shutdown:
+        place.tell.going_down()
+    place.tell.manager("sdcron-job.timer", messages.HAS_STOPPED, "f" * 32, JOB_TYPE="stop", JOB_RESULT="done")
+    place.tell.at(86_400)  # when it would be due
+    place.tell.starting("job", A)
+    place.tell.succeeded("job", A)
+    [run] = place.close_all()
+    # At a shutdown all timers stop, and it may have begun right before.
+    assert run.trigger is (Trigger.SCHEDULE if shutdown else Trigger.MANUAL)
 
 
 def test_a_run_whose_end_was_lost_is_abandoned_when_the_job_starts_again(place: Place) -> None:

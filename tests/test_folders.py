@@ -623,5 +623,5 @@ def test_no_names_of_files_make_reading_fail_and_all_job_names_are_sound(
     assert all(problem.message and problem.hint and str(problem).isprintable() for problem in found.problems)
     for job in found.jobs:
         assert job_of(text_of(job, str(directory)), local_timezone="Europe/Berlin", seed="") == job
-        compile_job(job, directory=str(directory), scope=Scope.SYSTEM, script_dir="/s")
+        compile_job(job, directory=str(directory), scope=Scope.SYSTEM, state_dir="/s")
     assert read_folders(directory, CONTEXT) == found

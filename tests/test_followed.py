@@ -12,6 +12,7 @@ import pytest
 
 from sdcron import followed as followed_module
 from sdcron.apply import apply_lock
+from sdcron.elsewhere import read_elsewhere
 from sdcron.errors import LockHeldError, SdcronError, UsageError
 from sdcron.followed import Followed
 from sdcron.jobfile import read_file
@@ -96,6 +97,19 @@ def test_all_files_of_a_directory_are_applied(yard: Yard) -> None:
     yard.follow()
     assert yard.commands() == {"a": ["true"], "b": ["false"]}
     assert yard.told == []
+
+
+def test_jobs_for_other_machines_are_left_to_them_and_known_by_name(yard: Yard) -> None:
+    host = os.uname().nodename
+    yard.write("a.yaml", JOB.format(schedule="0 3 * * *", command="true") + f"name: one\nhosts: {host}\n")
+    yard.write("b.yaml", JOB.format(schedule="0 3 * * *", command="false") + "name: one\nhosts: not-this-one\n")
+    followed = yard.follow()
+    assert (yard.commands(), yard.told) == ({"one": ["true"]}, [])
+    assert [job.hosts for job in read_elsewhere(yard.place.paths)] == [("not-this-one",)]
+    yard.write("a.yaml", "name: one\ncommand: x\nhosts: neither-this-one\n")
+    assert took_up(followed)
+    assert (yard.commands(), yard.told) == ({}, [])
+    assert [job.hosts for job in read_elsewhere(yard.place.paths)] == [("neither-this-one",), ("not-this-one",)]
 
 
 def test_nothing_that_did_not_change_is_taken_up(yard: Yard) -> None:

@@ -24,6 +24,8 @@ from sdcron.job import (
     Otherwise,
     Output,
     Overlap,
+    Parameter,
+    ParameterKind,
     Passthrough,
     Priority,
     Retry,
@@ -70,8 +72,11 @@ SAMPLES: dict[str, Any] = {
     "stop_timeout": timedelta(days=3650),
     "kill_signal": "SIGINT",
     "missed": Missed.SKIP,
-    "overlap": Overlap.QUEUE,
+    "overlap": Overlap.ALLOW,
+    "max_parallel": 4,
     "retry": Retry(timedelta(seconds=1)),
+    "lock": ("a", "b.c-1"),
+    "lock_wait": timedelta(minutes=1),
     "when": When(wake=True),
     "spread": timedelta(minutes=10),
     "accuracy": timedelta(minutes=1),
@@ -80,9 +85,18 @@ SAMPLES: dict[str, Any] = {
     "limits": Limits(memory=1 << 60),
     "sandbox": Sandbox.STRICT,
     "output": Output(1),
+    "hosts": ("db*", "web1"),
+    "parameters": (
+        Parameter("day", "7", ParameterKind.WHOLE),
+        Parameter("to", None, ParameterKind.TEXT, "Wohin ☃"),
+        Parameter("a", ""),
+    ),
+    "after": ("dump", "rotate"),
+    "needs": ("mount",),
+    "resumable": True,
     "enabled": False,
     "systemd": Passthrough(unit=(Directive("Documentation", "man:a=b"),)),
-    "unsupported": ("lock",),
+    "unsupported": ("ping",),
 }
 
 #: The same for what a job is made of.
@@ -315,6 +329,7 @@ def jobs(draw: st.DrawFn) -> Job:
         "kill_signal": SIGNALS,
         "missed": st.sampled_from(Missed),
         "overlap": st.sampled_from(Overlap),
+        "max_parallel": st.integers(1, 64),
         "retry": st.builds(
             Retry, LENGTHS, st.integers(1, 20), st.floats(1, 100), st.none() | LENGTHS, several(CODES)
         ),
@@ -390,7 +405,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(sorted([*SAMPLES, "source_directory", "format", "hosts", ""])), JSON)
+@given(st.sampled_from(sorted([*SAMPLES, "source_directory", "format", "notify", ""])), JSON)
 def test_a_value_of_any_other_type_is_refused_or_means_the_same_text(key: str, value: object) -> None:
     text = edited(PLAIN, **{key: value})
     try:
@@ -509,7 +524,7 @@ def test_what_is_not_the_text_of_a_job_is_refused(text: str) -> None:
         {"success_exit": 0},
         {"systemd": {"service": ["no directive"]}},
         {"systemd": {"install": ["A=b"]}},
-        {"hosts": "web"},
+        {"hosts": 1},
         {"missed": "run"},
         {"spread": "1s", "schedule": "nonsense"},
     ],

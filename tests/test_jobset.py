@@ -100,6 +100,46 @@ def test_names_are_unique_over_everything(tmp_path: Path) -> None:
     assert told == [("b.yaml", 2, taken), ("c.yaml", 3, taken)]
 
 
+def test_a_job_is_for_the_machines_that_its_hosts_name(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        everywhere="command: x",
+        glob="hosts: WEB*\ncommand: x",
+        named="hosts: [db1, web1.example.org]\ncommand: x",
+        other="hosts: ['db*', 'web[2-9]', '*.example.com']\ncommand: x",
+    )
+    for host in ("web1.example.org", "Web1.Example.Org"):
+        jobs = read_paths([tmp_path], Context(host=host))
+        assert [job.name for job in jobs.jobs] == ["everywhere", "glob", "named"]
+        assert [job.name for job in jobs.elsewhere] == ["other"]
+        assert [job.name for job in jobs.of_all_hosts().jobs] == ["everywhere", "glob", "named", "other"]
+    jobs = read_paths([tmp_path], Context(host="web1"))
+    assert [job.name for job in jobs.jobs] == ["everywhere", "glob"]  # a longer name is another machine's
+    assert [job.name for job in read_paths([tmp_path], Context(host="")).jobs] == ["everywhere"]
+
+
+def test_two_jobs_may_have_one_name_on_different_machines(tmp_path: Path) -> None:
+    write(tmp_path, a="name: backup\nhosts: web*\ncommand: a", b="name: backup\nhosts: db*\ncommand: b")
+    assert [job.command for job in read_paths([tmp_path], Context(host="db7")).jobs] == [("b",)]
+    assert [job.command for job in read_paths([tmp_path], Context(host="web7")).jobs] == [("a",)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "host"),
+    [
+        ("hosts: w*", "hosts: [d*, w*]", "elsewhere"),  # the same glob
+        ("hosts: w*", "hosts: '*1'", "w1"),  # both are for this one
+        ("", "hosts: w*", "elsewhere"),  # one is for all
+        ("hosts: w*", "", "elsewhere"),
+    ],
+)
+def test_two_jobs_of_one_name_are_refused_where_they_meet(one: str, other: str, host: str, tmp_path: Path) -> None:
+    write(tmp_path, a=f"name: backup\ncommand: a\n{one}", b=f"name: backup\ncommand: b\n{other}")
+    with pytest.raises(JobFileError) as raised:
+        read_paths([tmp_path], Context(host=host))
+    assert [Path(problem.path).name for problem in raised.value.problems] == ["b.yaml"]
+
+
 def test_an_insecure_directory_is_told_once(tmp_path: Path) -> None:
     write(tmp_path, a="command: x", b="command: x")
     for path in tmp_path.iterdir():
@@ -113,26 +153,26 @@ def test_an_insecure_directory_is_told_once(tmp_path: Path) -> None:
 def test_what_is_not_supported_yet_is_refused_at_its_place(tmp_path: Path) -> None:
     write(
         tmp_path,
-        a="command: x\nafter: b\noverlap: queue\n",
+        a="command: x\nping: https://x\nnotify: mailto:a@b\n",
         b="command: x\n",
-        c="defaults:\n  hosts: web*\njobs:\n  d:\n    command: x\n    lock: disk\n  e: {command: x}\n",
+        c="defaults:\n  ping: https://x\njobs:\n  d:\n    command: x\n    notify: mailto:a@b\n  e: {command: x}\n",
     )
     problems = check_supported(read_paths([tmp_path], CONTEXT).jobs)
     told = [(Path(problem.path).name, problem.line, problem.column, problem.message) for problem in problems]
     assert told == [
-        ("a.yaml", 2, 1, "key 'after' is not supported yet"),
-        ("a.yaml", 3, 1, "'overlap: queue' is not supported yet"),
-        ("c.yaml", 2, 3, "key 'hosts' is not supported yet"),
-        ("c.yaml", 6, 5, "key 'lock' is not supported yet"),
+        ("a.yaml", 2, 1, "key 'ping' is not supported yet"),
+        ("a.yaml", 3, 1, "key 'notify' is not supported yet"),
+        ("c.yaml", 2, 3, "key 'ping' is not supported yet"),
+        ("c.yaml", 6, 5, "key 'notify' is not supported yet"),
     ]
-    assert problems[0].source_line == "after: b"
+    assert problems[0].source_line == "ping: https://x"
     assert all(problem.hint for problem in problems)
     assert check_supported(read_paths([tmp_path / "b.yaml"], CONTEXT).jobs) == ()
 
 
 def test_an_unsupported_key_is_refused_even_when_its_file_is_gone(tmp_path: Path) -> None:
-    write(tmp_path, a="command: x\nafter: b\n")
+    write(tmp_path, a="command: x\nping: https://x\n")
     jobs = read_paths([tmp_path], CONTEXT).jobs
     (tmp_path / "a.yaml").unlink()
     (problem,) = check_supported(jobs)
-    assert problem.message == "key 'after' is not supported yet"
+    assert problem.message == "key 'ping' is not supported yet"

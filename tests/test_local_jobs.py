@@ -39,7 +39,7 @@ DIRECTORY = "/etc/sdcron/jobs"
 NOW = 1_800_000_000_000_000
 
 
-def a_job(name: str = "job", text: str | None = "0 3 * * *", **keys: Any) -> Job:  # noqa: ANN401 - as Job has them
+def a_job(name: str = "job", text: str | None = "0 3 * * *", **keys: Any) -> Job:
     keys.setdefault("command", ("true",))
     return Job(name, Source(f"{DIRECTORY}/{name}.yaml"), schedule=parse_schedule(text) if text else None, **keys)
 
@@ -320,7 +320,7 @@ def test_a_damaged_text_answers_with_defaults_and_is_no_job(text: str) -> None:
 
 
 def test_schedules_that_depend_on_nothing_else_are_shared_and_others_are_each_jobs_own() -> None:
-    def of(text: str | None, seed: str, **keys: Any) -> object:  # noqa: ANN401 - as Job has them
+    def of(text: str | None, seed: str, **keys: Any) -> object:
         return schedule_of(stored(a_job(text=text, **keys)).timing, "UTC", seed)
 
     assert of(None, "a") is None

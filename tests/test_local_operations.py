@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 DIRECTORY = "/etc/sdcron/jobs"
 
 
-def a_job(name: str = "job", **keys: Any) -> Job:  # noqa: ANN401 - as Job has them
+def a_job(name: str = "job", **keys: Any) -> Job:
     keys.setdefault("command", ("true",))
     source = Source(f"{DIRECTORY}/{name}.yaml", shown=f"{name}.yaml")
     return Job(name, source, schedule=parse_schedule("0 3 * * *"), **keys)

@@ -47,7 +47,7 @@ def nameless(entry: Entry, **fields: str) -> Entry:
     return {**{key: value for key, value in entry.items() if key not in lost}, **fields}
 
 
-def assembly(**options: Any) -> Assembly:  # noqa: ANN401 - as Assembly takes them
+def assembly(**options: Any) -> Assembly:
     return Assembly("backup", user=False, uids=(0, 1000), **options)
 
 

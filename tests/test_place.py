@@ -181,7 +181,7 @@ def test_the_engine_is_asked_over_its_socket_and_no_bus_is_looked_for(tmp_path: 
         assert backend is None
     with observe(place) as observer:
         assert isinstance(observer, LocalBackend)
-        assert not observer.is_running
+        assert observer.state() == {}
         assert observer.in_use() == {}
         assert observer.run_in_progress("sdcron-a.service") is None
         assert observer.wait_ends("sdcron-a@retry-1.timer") is None

@@ -29,7 +29,7 @@ FORKED: dict[str, Any] = {"nice": os.getpriority(os.PRIO_PROCESS, 0)}
 WAYS = pytest.mark.parametrize("way", [{}, FORKED], ids=["spawned", "forked"])
 
 
-def command(*argv: str, **how: Any) -> Command:  # noqa: ANN401 - fields of a command
+def command(*argv: str, **how: Any) -> Command:
     return Command(argv=argv, environment={**ENVIRONMENT, **how.pop("environment", {})}, **how)
 
 
@@ -50,27 +50,27 @@ def output(what: Command) -> tuple[str, str]:
     for _, writing in pipes:
         os.close(writing)
     for reading, _ in pipes:
-        with open(reading, encoding="utf-8", errors="surrogateescape") as stream:  # noqa: PTH123 - a descriptor
+        with open(reading, encoding="utf-8", errors="surrogateescape") as stream:
             texts.append(stream.read())
     how = ended(pid)
     assert (how.kind, how.status) == ("exited", 0), texts
     return texts[0], texts[1]
 
 
-def said(*argv: str, **how: Any) -> list[str]:  # noqa: ANN401 - fields of a command
+def said(*argv: str, **how: Any) -> list[str]:
     """The lines of its standard output."""
     return output(command(*argv, **how))[0].splitlines()
 
 
-def failure(*argv: str, **how: Any) -> StartFailedError:  # noqa: ANN401 - fields of a command
+def failure(*argv: str, **how: Any) -> StartFailedError:
     """Why it cannot be started; nothing of it may be left."""
     null = os.open("/dev/null", os.O_WRONLY)
-    before = os.getcwd(), _umask(), os.listdir("/proc/self/fd")  # noqa: PTH109, PTH208
+    before = os.getcwd(), _umask(), os.listdir("/proc/self/fd")
     try:
         with pytest.raises(StartFailedError) as caught:
             start(command(*argv, **how), null, null)
     finally:
-        assert before == (os.getcwd(), _umask(), os.listdir("/proc/self/fd"))  # noqa: PTH109, PTH208
+        assert before == (os.getcwd(), _umask(), os.listdir("/proc/self/fd"))
         os.close(null)
     assert children() == []
     return caught.value
@@ -95,7 +95,7 @@ def program(path: Path, text: bytes, mode: int = 0o755) -> str:
 @WAYS
 def test_it_finds_its_arguments_environment_directory_and_umask(way: dict[str, Any], tmp_path: Path) -> None:
     script = 'pwd; umask; printf "%s|" "$@"; echo; env'
-    here, mask = os.getcwd(), _umask()  # noqa: PTH109
+    here, mask = os.getcwd(), _umask()
     lines = said(
         *("sh", "-c", script, "-", "a b", "", "ü\udcff"),
         environment={"X": "1 2\udcff"},
@@ -105,7 +105,7 @@ def test_it_finds_its_arguments_environment_directory_and_umask(way: dict[str, A
     )
     assert lines[:3] == [str(tmp_path), "0137", "a b||ü\udcff|"]
     assert set(lines[3:]) == {*(f"{k}={v}" for k, v in ENVIRONMENT.items()), "X=1 2\udcff", f"PWD={tmp_path}"}
-    assert (os.getcwd(), _umask()) == (here, mask)  # noqa: PTH109
+    assert (os.getcwd(), _umask()) == (here, mask)
 
 
 @apart
@@ -442,7 +442,7 @@ def test_all_that_have_ended_are_reaped_at_once_and_no_one_is_waited_for() -> No
 def test_a_thousand_starts_leave_neither_descriptors_nor_zombies() -> None:
     null = os.open("/dev/null", os.O_WRONLY)
     list(map(ended, [start(command("true"), null, null)]))
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    before = os.listdir("/proc/self/fd")
     count = 0
     for number in range(1000):
         with contextlib.suppress(StartFailedError):
@@ -453,6 +453,6 @@ def test_a_thousand_starts_leave_neither_descriptors_nor_zombies() -> None:
     while children():
         count += sum(1 for _ in reap())
         time.sleep(0.001)
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
+    assert os.listdir("/proc/self/fd") == before
     # Some are reaped while another is waited for.
     assert 100 < count <= 910

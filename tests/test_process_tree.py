@@ -25,7 +25,6 @@ from sdcron.process_tree import (
     members_of,
     signal_all,
     strays,
-    survivors,
 )
 from tests.apart import apart, children
 
@@ -350,19 +349,18 @@ def test_orphans_are_reaped() -> None:
 
 
 @apart
-def test_survivors_of_a_killed_engine_are_found_by_their_environment(tmp_path: Path) -> None:
+def test_survivors_of_a_killed_engine_are_killed_by_their_environment_and_nobody_else(tmp_path: Path) -> None:
     main, name, pid = daemon(tmp_path)
     other, other_name = run("sh", "-c", "env -i /bin/sleep 100 & wait")
     until(lambda: len(members(other, other_name)) == 2)
     gone, gone_name = run("true")
     until(lambda: reaped(gone))
-    found = survivors([name, other_name, gone_name, uuid.uuid4().hex])
-    assert found == {name: members(main, name), other_name: members(other, other_name)}
-    assert len(found[other_name]) == 2
-    assert survivors([]) == {}
-    kill_survivors([name, other_name])
-    until(lambda: not survivors([name, other_name]))
-    until(lambda: reaped(pid) and reaped(other) and not children())
+    own, own_name = run("sleep", "100")
+    assert kill_survivors([]) == set()
+    kill_survivors([name, other_name, gone_name, uuid.uuid4().hex])
+    until(lambda: reaped(pid) and reaped(other) and reaped(main) and children() == [own])
+    assert numbers(members(own, own_name)) == {own}
+    end(own, own_name)
 
 
 @apart
@@ -375,5 +373,5 @@ def test_an_engine_does_not_take_itself_for_a_survivor() -> None:
         return name if pid == os.getpid() else marked(pid)
 
     process_tree._named_run = with_own
-    assert numbers(survivors([name])[name]) == {main}
-    end(main, name)
+    kill_survivors([name])
+    until(lambda: reaped(main) and not children())

@@ -12,9 +12,10 @@ import pytest
 
 from sdcron.engine_run import StartFailedError
 from sdcron.job import Credential, Job, Source
+from sdcron.open_run import GONE
 from sdcron.paths import system_paths
 from sdcron.processes import Processes
-from tests.apart import apart
+from tests.apart import apart, children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,21 @@ def test_secrets_are_handed_over_once_for_a_check_and_the_command_and_are_gone_a
 
 
 @apart
+def test_only_the_jobs_own_command_inherits_its_locks(paths: Paths) -> None:
+    job = replace(JOB, command=("/bin/sh", "-c", "ls -l /proc/$$/fd | grep -o '/locks/.*'; :"), lock=("a", "b"))
+    processes = Processes(paths)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    assert processes.locks.take(RUN, job, 0) is None
+    for argv, expected in ((job.command, b""), (None, b"/locks/a\n/locks/b\n")):
+        pid = processes.start(job, RUN, argv, writer, writer)
+        while pid not in {ended.pid for ended in processes.reap()}:
+            time.sleep(0.01)
+        os.write(writer, b".")
+        assert os.read(reader, 100) == expected + b"."
+    processes.locks.leave(RUN, job)
+
+
+@apart
 def test_the_text_of_a_script_is_for_nobody_elses_eyes(paths: Paths) -> None:
     job = replace(JOB, command=(), script="#!/bin/sh\necho from a script\n")
     processes = Processes(paths)
@@ -113,3 +129,45 @@ def test_a_run_is_found_again_by_its_session_where_its_environment_says_nothing(
     while pid not in {ended.pid for ended in processes.reap()}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@apart
+def test_one_that_was_gone_before_it_was_asked_when_it_began_is_still_known_by_its_session(paths: Paths) -> None:
+    processes = Processes(paths)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    leaves = "env -i /bin/sleep 60 >/dev/null 2>&1 & echo on"
+    pid = processes.start(JOB, RUN, ("/usr/bin/env", "-i", "/bin/sh", "-c", leaves), writer, writer)
+    assert os.read(reader, 10) == b"on\n"
+    deadline = time.monotonic() + 10
+    while pid not in {ended.pid for ended in processes.reap()}:
+        assert time.monotonic() < deadline
+    assert children() != []
+    processes.end_survivors({RUN: (os.getpid(), GONE)})  # that number is somebody's: it is not the run's any more
+    assert children() != []
+    processes.end_survivors({RUN: (pid, GONE)})
+    while children():
+        assert time.monotonic() < deadline
+        processes.reap()
+
+
+@apart
+def test_whom_a_run_has_left_is_seen_among_many_that_end_at_once(paths: Paths) -> None:
+    processes = Processes(paths)
+    null = os.open("/dev/null", os.O_WRONLY)
+    script = "sleep 60 & echo $! >&2"
+    mains = {
+        number: processes.start(JOB, f"{number:032x}", ("/bin/sh", "-c", script if number == 3 else ":"), null, null)
+        for number in range(5)
+    }
+    reaped: set[int] = set()
+    deadline = time.monotonic() + 10
+    while reaped != set(mains.values()):
+        assert time.monotonic() < deadline
+        reaped |= {ended.pid for ended in processes.reap()}
+    left = {number: processes.members(pid, f"{number:032x}") for number, pid in mains.items()}
+    assert {number for number, members in left.items() if members} == {3}
+    processes.kill(mains[3], f"{3:032x}")
+    while children():
+        assert time.monotonic() < deadline
+        processes.reap()
+    assert not processes.members(mains[3], f"{3:032x}")

@@ -36,11 +36,11 @@ class Tape:
         self.first = 0
         """What is before it was vacuumed."""
         self._at = -1
-        self.tell = Teller(self)  # type: ignore[arg-type]
+        self.tell = Teller(self)  # type: ignore[arg-type]  # stands in for it
 
     def feed(self, get: Callable[[str], bytes | None], received_us: int) -> None:
         """Stands in for a Fold where a Teller talks."""
-        self.entries.append((received_us, get.__self__))  # type: ignore[attr-defined]
+        self.entries.append((received_us, get.__self__))  # type: ignore[attr-defined]  # a method
 
     def reader(self, cursor: str | None) -> Tape:
         """The same tape from there on."""
@@ -272,9 +272,9 @@ def test_a_run_whose_end_the_journal_lost_is_closed_by_what_systemd_knows(tmp_pa
     collecting = Collecting(tape, tmp_path)
     end = NOON + 90 * SECOND
     collecting.known = {
-        "known": LastRun("a" * 32, False, "exit-code", "exited", 3, end, 5000, None),
-        "forgotten": LastRun("", False),
-        "running": LastRun("c" * 32, True),
+        "sdcron-known.service": LastRun("a" * 32, False, "exit-code", "exited", 3, end, 5000, None),
+        "sdcron-forgotten.service": LastRun("", False),
+        "sdcron-running.service": LastRun("c" * 32, True),
     }
     collecting.recorder._last_run = collecting.known.get
     assert collecting.recorder.catch_up()
@@ -301,7 +301,7 @@ def test_an_old_journal_is_read_without_keeping_its_runs_open(tmp_path: Path, mo
         feed(get, received_us)
         most = max(most, len(collecting.fold.runs))
 
-    collecting.fold.feed = watched  # type: ignore[method-assign]
+    collecting.fold.feed = watched  # type: ignore[method-assign]  # and goes on as before
     assert collecting.recorder.catch_up()
     collecting.end()
     assert most < 50 + 512

@@ -55,7 +55,7 @@ def test_a_thousand_runs_of_one_minute_with_much_output_are_not_all_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdcron.recorder._PENDING_BYTES", 256 * 1024)
-    monkeypatch.setattr("sdcron.fold._BATCH_BYTES", 64 * 1024)
+    monkeypatch.setattr("sdcron.open_runs._BATCH_BYTES", 64 * 1024)
     tape = Tape()
     for number in range(1000):
         tape.tell.at(number * 0.06)
@@ -71,7 +71,7 @@ def test_a_thousand_runs_of_one_minute_with_much_output_are_not_all_held(
 
 
 def test_runs_that_all_end_at_once_are_kept_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdcron.fold._BATCH", 20)
+    monkeypatch.setattr("sdcron.open_runs._BATCH", 20)
     tape = Tape()
     for number in range(100):
         tape.tell.starting(f"job-{number}", f"{number:032x}")

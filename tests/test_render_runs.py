@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sdcron import render, render_runs
+from sdcron.job_answers import JobDetail, JobStatusRow, RetryWait
 from sdcron.log_lines import LogLine
-from sdcron.run_queries import JobDetail, JobStatusRow, RetryWait
+from sdcron.render_log import LogPrinter
 from sdcron.runs import Outcome, Output, Trigger
 from tests.recorded import HOUR, MINUTE, NOW, SECOND, recorded
 
@@ -212,7 +213,7 @@ LINES = (
 
 def test_a_log_in_a_pipe_is_time_stream_and_text(capsys: pytest.CaptureFixture[str]) -> None:
     def show() -> None:
-        printer = render_runs.LogPrinter()
+        printer = LogPrinter()
         for line in LINES:
             printer(line)
 
@@ -228,7 +229,7 @@ def test_a_log_in_a_pipe_is_time_stream_and_text(capsys: pytest.CaptureFixture[s
 @pytest.mark.usefixtures("terminal")
 def test_a_log_on_a_terminal_has_rules_between_runs_and_marks(capsys: pytest.CaptureFixture[str]) -> None:
     def show() -> None:
-        printer = render_runs.LogPrinter()
+        printer = LogPrinter()
         for line in LINES:
             printer(line)
 
@@ -249,8 +250,8 @@ def test_a_log_on_a_terminal_has_rules_between_runs_and_marks(capsys: pytest.Cap
         lambda: render_runs.history_table([recorded(HOSTILE, reason=HOSTILE)], NOW, output=False),
         lambda: render_runs.history_table([recorded(HOSTILE, stdout=HOSTILE.encode())], NOW, output=True),
         lambda: render_runs.job_block(JobDetail(JobStatusRow(HOSTILE, "waiting"), description=HOSTILE), NOW),
-        lambda: render_runs.LogPrinter()(LogLine(NOW, "stdout", HOSTILE)),
-        lambda: render_runs.LogPrinter()(LogLine(NOW, "sdcron", HOSTILE, None, "end", recorded(reason=HOSTILE))),
+        lambda: LogPrinter()(LogLine(NOW, "stdout", HOSTILE)),
+        lambda: LogPrinter()(LogLine(NOW, "sdcron", HOSTILE, None, "end", recorded(reason=HOSTILE))),
     ],
 )
 @pytest.mark.parametrize("terminal_or_pipe", ["1", ""])

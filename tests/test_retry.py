@@ -40,7 +40,7 @@ def job_with(retry: Retry, *, sandbox: Sandbox = Sandbox.NONE) -> Job:
 
 
 def unit_text(job: Job, name: str, scope: Scope = Scope.SYSTEM) -> str:
-    units = compile_job(job, directory="/etc/sdcron/jobs", scope=scope, script_dir="/scripts").units
+    units = compile_job(job, directory="/etc/sdcron/jobs", scope=scope, state_dir="/state").units
     [text] = [unit.text for unit in units if unit.name == name]
     return text
 
@@ -87,7 +87,7 @@ class Machine:
 
     def _run(self, command: str, environment: dict[str, str]) -> Handled:
         argv = [
-            word.replace("$$", "$").replace("PATH=/usr/bin:/bin", "true")
+            word.replace("$$", "$").replace("PATH=/usr/bin:/bin", "true").replace("/usr/bin/env -i ", "")
             for word in words(command.replace("%t", str(self._run_dir)).replace("%%", "%"))
         ]
         self._started.write_text("")

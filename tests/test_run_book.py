@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcron.agenda import Agenda, Due, Entry
+from sdcron.agenda import Agenda
+from sdcron.agenda_slot import Due, Entry
 from sdcron.job import Job, Output, Retry, Source
 from sdcron.job_text import text_of, timing_of
 from sdcron.local_jobs import LocalJob, local_job_of, schedule_of
@@ -142,10 +143,12 @@ class Office:
         """Have these jobs applied; of `damaged` ones the text cannot be read."""
         applied = {job.name: LocalJob(job.name, "/jobs", job.source.path, START, text_of(job, "/jobs")) for job in jobs}
         entries = [Entry(job.name, timing_of(job.text), job.since_us) for job in applied.values()]
-        self.book.jobs = {
-            name: replace(job, text=damaged[name]) if damaged and name in damaged else job
-            for name, job in applied.items()
-        }
+        self.book.use_jobs(
+            {
+                name: replace(job, text=damaged[name]) if damaged and name in damaged else job
+                for name, job in applied.items()
+            }
+        )
         self.agenda.put(entries, self.clock.wall_us(), starting=starting)
 
     def begin(self, due: Due | None = None) -> tuple[OpenRun, Job]:
@@ -165,13 +168,13 @@ class Office:
         self.book.keep()
         return self.kept.records()[-1]
 
-    def fail(self, **how: Any) -> Run:  # noqa: ANN401 - as `end` takes it
+    def fail(self, **how: Any) -> Run:
         """One whole run that fails."""
         run, job = self.begin()
         return self.end(run, job, **how)
 
 
-def a_job(name: str = "job", text: str | None = "0 * * * *", **keys: Any) -> Job:  # noqa: ANN401 - as Job has them
+def a_job(name: str = "job", text: str | None = "0 * * * *", **keys: Any) -> Job:
     schedule = parse_schedule(text) if text is not None else None
     return Job(name, Source(f"/jobs/{name}.yaml"), command=("true",), schedule=schedule, **keys)
 
@@ -502,7 +505,7 @@ def test_what_was_missed_after_a_run_was_cut_off_is_made_good(office: Office) ->
     office.begin()
     after = taken_over(office, a_job(), later_us=3 * HOUR)
     [due] = after.agenda.take_due(after.clock.now_us, 10)
-    assert (due.trigger, due.scheduled_us) == (Trigger.SCHEDULE, START + 4 * HOUR)
+    assert (due.trigger, due.scheduled_us) == (Trigger.MISSED, START + 4 * HOUR)
     after.agenda.over("job", after.clock.now_us)
 
 
@@ -551,3 +554,47 @@ def test_no_state_whatever_is_in_it_stops_an_engine(data: st.DataObject) -> None
     office.book.take_over({run.run_id: ("job", json.dumps(state))})
     office.book.keep()
     assert {(record.job, record.run_id) for record in office.kept.records()} <= {("job", run.run_id)}
+
+
+def test_what_goes_on_for_a_while_is_written_with_its_process_and_what_is_over_at_once_is_not() -> None:
+    office = Office(
+        Job("a", Source("/jobs/a.yaml"), command=("true",)), Job("b", Source("/jobs/a.yaml"), command=("true",))
+    )
+    office.book.begun_at = lambda run: run.pid * 10
+    (long, _), (short, short_job) = (office.begin(Due(name, Trigger.MANUAL)) for name in ("a", "b"))
+    for run, pid in ((long, 7), (short, 8)):
+        run.pid = pid
+        office.book.has_process(run)
+    steps = len(office.kept.steps)
+    settled = [office.book.is_settled]
+    office.book.close(short, short_job)
+    office.clock.now_us += SECOND
+    office.book.keep()
+    assert [*settled, office.book.is_settled] == [False, True]
+    written = [state for step in office.kept.steps[steps:] for state in step.open_runs.items()]
+    assert [(run_id, json.loads(text)["pid_started"]) for run_id, (_, text) in written] == [(long.run_id, 70)]
+    assert office.book.own_processes(office.kept.open_runs()) == {long.run_id: (7, 70)}
+
+
+def test_in_a_hurry_records_are_kept_at_once_and_told_beside_the_output_a_little_later() -> None:
+    office = Office(*(Job(name, Source("/jobs/a.yaml"), command=("true",)) for name in "abc"))
+    told = []
+    for run, job in [office.begin(Due(name, Trigger.MANUAL)) for name in "abc"]:
+        office.clock.now_us += SECOND
+        run.result = "success"
+        office.book.close(run, job)
+        office.book.keep(hurried=True)
+        told.append((len(office.kept.records()), len(office.said.ends())))
+    assert told == [(1, 0), (2, 0), (3, 3)]
+
+
+def test_the_end_of_a_run_that_has_printed_is_with_its_output_before_anybody_hears_of_it() -> None:
+    office = Office(Job("a", Source("/jobs/a.yaml"), command=("true",)))
+    heard: list[list[str]] = []
+    office.book.on_end.append(lambda _: heard.append(office.said.ends()))
+    run, job = office.begin(Due("a", Trigger.MANUAL))
+    office.book.printed(run, job, "stdout", b"no end")
+    run.result = "success"
+    office.book.close(run, job)
+    office.book.keep(hurried=True)
+    assert heard == [["success"]]

@@ -136,7 +136,7 @@ def test_all_about_one_job_is_told(place: Place, backend: FakeBackend) -> None:
 
 
 @pytest.mark.parametrize("ask", [queries.job_status, None])
-def test_an_unknown_job_is_a_usage_error_with_the_nearest(place: Place, ask: Any) -> None:  # noqa: ANN401
+def test_an_unknown_job_is_a_usage_error_with_the_nearest(place: Place, ask: Any) -> None:
     with pytest.raises(UsageError, match="no job called bakup") as caught:
         if ask is None:
             list(queries.history(place, "bakup"))
@@ -155,15 +155,15 @@ def test_the_json_shapes_are_the_documented_ones(place: Place, backend: FakeBack
     keep(place.paths, [recorded(stdout=b"x\n")])
     row = rows(place, backend)["backup"].as_json()
     assert list(row) == [
-        "job", "state", "last_run", "last_success_at", "failures", "running_since", "running_id", "next_run_at",
-        "retry", "transient",
+        "job", "state", "last_run", "last_success_at", "failures", "running_since", "running_id", "running_ids",
+        "waits", "next_run_at", "retry", "transient", "paused", "progress", "alarms",
     ]  # fmt: skip
     assert "stdout" not in row["last_run"]
     detail = queries.job_status(place, backend, "backup", NOW).as_json()
     assert list(detail)[: len(row)] == list(row)
     assert list(detail)[len(row) :] == [
         "description", "schedule", "timezone", "source", "directory", "user", "timeout", "retries", "units", "recent",
-        "next_runs_at",
+        "next_runs_at", "after", "needs",
     ]  # fmt: skip
     assert detail["last_run"] == recorded(stdout=b"x\n").as_json()
     assert detail["retries"] == {"delays_s": [300.0, 300.0], "on_exit": []}
@@ -180,7 +180,7 @@ def test_history_is_filtered_by_everything_it_offers(place: Place) -> None:
     ]
     keep(place.paths, runs)
 
-    def ids(job: str | None = None, **filters: Any) -> list[int]:  # noqa: ANN401 - as history takes them
+    def ids(job: str | None = None, **filters: Any) -> list[int]:
         return [[run.run_id for run in runs].index(run.run_id) for run in queries.history(place, job, **filters)]
 
     assert ids() == [4, 3, 2, 1, 0]
@@ -280,4 +280,4 @@ def test_everything_that_is_offered_is_there() -> None:
     for name in queries.__all__:
         assert getattr(queries, name) is not None
     with pytest.raises(AttributeError):
-        _ = queries.nothing_of_the_kind  # type: ignore[attr-defined]
+        _ = queries.nothing_of_the_kind  # type: ignore[attr-defined]  # so it is refused

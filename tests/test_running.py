@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sdcron import running
-from sdcron.engine_socket import listening
 from sdcron.errors import BackendError, SdcronError, UsageError
-from sdcron.job import Job, Source
-from sdcron.job_text import text_of
-from sdcron.local_jobs import LocalJob, write_local
-from sdcron.place import Place, make_place
+from sdcron.place import make_place
 from sdcron.runs import Outcome
 from sdcron.spool import Spool
+from tests.answering import RUN, does, engine, place_with_job
 from tests.recorded import NOW_US, keep, recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-RUN = "a" * 32
+    from sdcron.place import Place
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """One with a job."""
-    found = make_place(user=False, root=tmp_path, backend="local")
-    job = Job("job", Source("/jobs/job.yaml"), command=("true",))
-    write_local(found.paths, [LocalJob("job", "/jobs", "/jobs/job.yaml", 1, text_of(job, "/jobs"))])
-    return found
-
-
-@contextmanager
-def engine(place: Place, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Answers in the engine's place, until it is asked no more; what it was asked."""
-    asked: list[dict[str, Any]] = []
-    over = threading.Event()
-    with listening(place.paths.engine_dir) as listener:
-        listener.settimeout(0.02)
-
-        def serve() -> None:
-            while not over.is_set():
-                try:
-                    connection = listener.accept()[0]
-                except TimeoutError:
-                    continue
-                connection.settimeout(10)
-                request = json.loads(connection.recv(65536))
-                asked.append(request)
-                connection.sendall(json.dumps(answer(request)).encode() + b"\n")
-                connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield asked
-        finally:
-            over.set()
-            thread.join(15)
-            assert not thread.is_alive()
-
-
-def does(**answers: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Answers by what is asked for."""
-    return lambda request: answers.get(request["do"], {"done": True})
+    return place_with_job(tmp_path)
 
 
 def test_a_job_is_started_and_its_run_id_given(place: Place) -> None:
@@ -89,37 +44,16 @@ def test_what_the_engine_refuses_is_raised(place: Place) -> None:
     assert (caught.value.message, caught.value.hint) == ("no permission", "sudo")
 
 
-@pytest.mark.parametrize("do", [running.start, running.stop])
-def test_a_job_that_is_not_applied_is_refused_before_anybody_is_asked(
-    place: Place, do: Callable[[Place, str], object]
-) -> None:
+def test_a_job_that_is_not_applied_is_refused_before_anybody_is_asked(place: Place) -> None:
     with engine(place, does()) as asked, pytest.raises(UsageError):
-        do(place, "other")
-    assert {request["do"] for request in asked} <= {"state"}
+        running.start(place, "other")
+    assert asked == []
 
 
-@pytest.mark.parametrize("do", [running.start, running.stop])
-def test_without_an_engine_it_is_said_how_to_start_one(place: Place, do: Callable[[Place, str], object]) -> None:
+def test_without_an_engine_it_is_said_how_to_start_one(place: Place) -> None:
     with pytest.raises(BackendError, match="no engine runs here") as caught:
-        do(place, "job")
+        running.start(place, "job")
     assert caught.value.hint == "start it: sdcron engine"
-
-
-@pytest.mark.parametrize("kill", [False, True])
-def test_a_job_is_stopped_and_its_end_waited_for(place: Place, kill: bool) -> None:
-    with engine(place, does(stop={"run_ids": [RUN, "b" * 32]}, wait={"run": {}})) as asked:
-        assert running.stop(place, "job", kill=kill) == (RUN, "b" * 32)
-    assert asked == [
-        {"do": "stop", "job": "job", "kill": kill},
-        {"do": "wait", "run_id": RUN},
-        {"do": "wait", "run_id": "b" * 32},
-    ]
-
-
-def test_a_job_that_does_not_run_is_nothing_to_stop(place: Place) -> None:
-    with engine(place, does(stop={"run_ids": []})) as asked:
-        assert running.stop(place, "job") == ()
-    assert len(asked) == 1
 
 
 def test_a_run_is_followed_to_its_end_with_what_it_prints(place: Place) -> None:

@@ -23,7 +23,7 @@ MONDAY = datetime(2027, 1, 4, tzinfo=UTC)
 def mistakes(texts: str | list[str], **keys: str) -> list[tuple[str, str]]:
     """What is said about a wrong schedule: messages with their hints."""
     with pytest.raises(ScheduleMistakes) as raised:
-        parse_schedule(texts, **keys)  # type: ignore[arg-type] # no key but zones and the seed
+        parse_schedule(texts, **keys)  # type: ignore[arg-type]  # no key but zones and the seed
     return [(mistake.message, mistake.hint) for mistake in raised.value.mistakes]
 
 
@@ -380,7 +380,7 @@ def test_next_after_takes_any_zone_and_answers_in_the_schedules_own() -> None:
     schedule = parse_schedule("0 8 * * *", timezone="Asia/Kolkata")
     found = {schedule.next_after(MONDAY.astimezone(zone)) for zone in (UTC, BERLIN, ZoneInfo("America/Havana"))}
     assert found == {datetime(2027, 1, 4, 8, tzinfo=ZoneInfo("Asia/Kolkata"))}
-    assert str(found.pop().tzinfo) == "Asia/Kolkata"  # type: ignore[union-attr] # it is there
+    assert str(found.pop().tzinfo) == "Asia/Kolkata"  # type: ignore[union-attr]  # it is there
 
 
 def test_next_after_refuses_a_moment_without_a_zone() -> None:

@@ -252,6 +252,38 @@ def test_the_confined_engine_runs_records_shows_and_ends_jobs(installed: Install
 
 @pytest.mark.system
 @pytest.mark.timeout(400)
+def test_confined_jobs_tell_the_engine_of_themselves(installed: Installed) -> None:
+    jobs = installed.common / "jobs"
+    (jobs / "told.py").write_text(
+        "from sdcron.sdk import alarm, current\n\ndef work():\n    alarm(f'from the function {current().job}')\n"
+    )
+    (jobs / "function.yaml").write_text(f"command: python:told:work\ndirectory: {SNAP_COMMON}/jobs\n")
+    (jobs / "shell.yaml").write_text(
+        "script: |\n  sdcron-job alarm from a shell\n  sdcron-job progress 1 4\n  sleep 600\n"
+    )
+    with subprocess.Popen(installed.command("engine-launch"), stderr=subprocess.PIPE, text=True) as engine:
+        try:
+            assert engine.stderr is not None
+            assert "the engine runs" in engine.stderr.readline()
+            installed.sdcron("run", "function", "--wait")
+            installed.sdcron("run", "shell")
+
+            def telling() -> list[dict[str, Any]]:
+                told = json.loads(installed.sdcron("status", "shell", "--json"))
+                return [told] if told["progress"] else []
+
+            [told] = until(telling, engine)
+        finally:
+            engine.terminate()
+            engine.communicate(timeout=30)
+    assert (told["progress"]["percent"], [alarm["text"] for alarm in told["alarms"]]) == (25, ["from a shell"])
+    (function,) = (record for record in installed.records() if record["job"] == "function")
+    assert (function["outcome"], function["stderr"]) == ("success", "")
+    assert [alarm["text"] for alarm in function["alarms"]] == ["from the function function"]
+
+
+@pytest.mark.system
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("key", "words"),
     [

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdcron import render, run_queries
+from sdcron import job_answers, render
 from sdcron.settings import read_settings
 from tests.snap_stage import CHECKOUT, PACKAGING
 
@@ -75,7 +75,7 @@ class Snap:
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
 
-    def configure(self, **config: Any) -> None:  # noqa: ANN401 - what JSON can hold
+    def configure(self, **config: Any) -> None:
         """What `snap set` has been given."""
         (self.tools / "config.json").write_text(json.dumps(config))
 
@@ -253,7 +253,7 @@ def test_a_refresh_goes_on_where_no_engine_answers(snap: Snap) -> None:
 
 
 def test_the_states_that_the_refresh_looks_for_are_those_that_status_prints() -> None:
-    row = run_queries.JobStatusRow(job="backup", state="running")
+    row = job_answers.JobStatusRow(job="backup", state="running")
     text = json.dumps([row.as_json()], indent=2)
     assert re.search('"state": "running"', text)
     assert "indent=2" in Path(str(render.__file__)).read_text(encoding="utf-8")
@@ -265,7 +265,7 @@ def test_a_reload_is_a_hangup_of_the_engine_alone(snap: Snap) -> None:
         assert (ended.returncode, engine.wait(10)) == (0, -signal.SIGHUP)
 
 
-def _write_settings() -> Any:  # noqa: ANN401 - a module
+def _write_settings() -> Any:
     loader = SourceFileLoader("write_settings", str(PACKAGING / "write_settings.py"))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdcron.errors import BackendError, UsageError
-from sdcron.render_runs import LogPrinter
+from sdcron.render_log import LogPrinter
 from sdcron.runs import Outcome, moment_of
 from sdcron.spool import Spool
 from sdcron.spool_lines import PIECE
@@ -407,7 +407,7 @@ class _Meddler:
         monkeypatch.setattr("sdcron.spool_log.time.sleep", lambda _: None)
 
     def _before(self, really: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the one that is called
+        def call(*args: Any, **options: Any) -> Any:
             if not self._busy and self._chance.random() < self._often:
                 self.write(self._chance.choice([1, 1, 3, 40]))
             return really(*args, **options)

@@ -19,7 +19,7 @@ DAY = 86_400_000_000
 
 def run(number: int, job: str = "job", outcome: Outcome = Outcome.SUCCESS, **fields: object) -> Run:
     known: dict[str, object] = {"started_us": number * DAY, "finished_us": number * DAY + 5, "host": "h"}
-    return Run(job, f"{number:032x}", outcome, **{**known, **fields})  # type: ignore[arg-type]
+    return Run(job, f"{number:032x}", outcome, **{**known, **fields})  # type: ignore[arg-type]  # the fields of a run
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_run_that_is_known_is_not_kept_twice(path: Path) -> None:
 def test_a_batch_is_kept_whole_or_not_at_all(path: Path) -> None:
     store = Store.create(path)
     with pytest.raises(AttributeError):
-        store.commit(Batch(closed=[run(1), "no run"], meta={"cursor": "c"}))  # type: ignore[list-item]
+        store.commit(Batch(closed=[run(1), "no run"], meta={"cursor": "c"}))  # type: ignore[list-item]  # that is what fails
     assert store.meta() == {}
     assert list(store.history()) == []
     store.close()
@@ -81,7 +81,7 @@ def test_history_is_asked_by_job_outcome_trigger_time_and_beginning_of_an_id(pat
     )
 
     def asked(**options: object) -> list[int]:
-        return [int(found.run_id, 16) for found in store.history(**options)]  # type: ignore[arg-type]
+        return [int(found.run_id, 16) for found in store.history(**options)]  # type: ignore[arg-type]  # its own options
 
     assert asked() == [4, 3, 2, 1]
     assert asked(job="job", limit=2) == [4, 2]

@@ -333,6 +333,13 @@ def test_jobs_that_cannot_be_transient_are_refused_with_a_hint() -> None:
     ]
 
 
+def test_chains_cannot_be_transient() -> None:
+    jobs = [compiled("d", None, after=("a",), needs=("a",)), compiled("n", needs=("a",))]
+    told = [(problem.key, problem.message) for problem in refusals(jobs)]
+    words = "is about more than one boot, and what --transient makes is gone at the next one"
+    assert told == [("after", f"'after' {words}"), ("needs", f"'needs' {words}")]
+
+
 def test_below_a_root_nothing_is_transient(tmp_path: Path) -> None:
     with pytest.raises(SdcronError, match="--transient units live in a running systemd"):
         make_place(user=False, root=tmp_path, backend="auto", transient=True)
@@ -355,7 +362,7 @@ class TransientFake(FakeBackend):
         self.memory[timer.name].active = "active"
 
 
-def for_now(name: str, **keys: Any) -> CompiledJob:  # noqa: ANN401 - the fields of Job
+def for_now(name: str, **keys: Any) -> CompiledJob:
     """A job as a transient apply compiles it: its timer leaves no stamp."""
     return compiled(name, missed=Missed.SKIP, **keys)
 

@@ -23,7 +23,7 @@ DAILY = Definition(digest="d", schedule=parse_schedule("0 12 * * *"), retry_dela
 
 def waiting(since_us: int = NOON - DAY, **more: object) -> Memory:
     """A job whose timer has been waiting."""
-    memory = Memory(**more)  # type: ignore[arg-type]
+    memory = Memory(**more)  # type: ignore[arg-type]  # its fields, as the callers say
     memory.timer_started(since_us, "m", "d")
     return memory
 
@@ -35,6 +35,46 @@ def cause(started_us: int, memory: Memory, definition: Definition | None = DAILY
 @pytest.mark.parametrize("late_us", [0, 900_000, 9 * SECOND])
 def test_what_starts_when_it_is_due_was_started_by_its_schedule(late_us: int) -> None:
     assert cause(NOON + late_us, waiting()) == Cause(Trigger.SCHEDULE, 1, NOON)
+
+
+def test_a_start_right_before_a_time_is_late_for_the_time_before_if_that_is_not_used_up() -> None:
+    often = Definition(digest="d", schedule=parse_schedule("* * * * * *"))
+    memory = waiting(NOON - 10 * SECOND)
+    for second, micros, due in [(0, 1_000, 0), (1, 980_000, 1), (2, 970_000, 2), (3, 5_000, 3), (3, 990_000, 4)]:
+        started = NOON + second * SECOND + micros
+        found = cause(started, memory, often)
+        assert found == Cause(Trigger.SCHEDULE, 1, NOON + due * SECOND), (second, micros)
+        memory.run_started(started, found)
+        memory.run_ended(started + 1_000, 0)
+    # One that its timer was not there for, or that fell into a run, is nobody's; nor is one of long ago.
+    assert cause(NOON + 980_000, waiting(NOON + 500_000), often).scheduled_us == NOON + SECOND
+    long = waiting(NOON - 10 * SECOND)
+    long.run_started(NOON - SECOND, Cause(Trigger.SCHEDULE, 1, NOON - SECOND))
+    long.run_ended(NOON + 900_000, 0)
+    assert cause(NOON + 980_000, long, often).scheduled_us == NOON + SECOND
+    assert cause(NOON - 20_000, waiting(NOON - 2 * DAY)).scheduled_us == NOON
+
+
+def test_what_is_started_right_after_a_pause_makes_nothing_good() -> None:
+    memory = waiting(NOON - DAY)
+    memory.timer_stopped_us = NOON - HOUR
+    memory.timer_started(NOON + HOUR, "m", "d")
+    assert cause(NOON + HOUR + SECOND, memory).trigger is Trigger.MANUAL
+    # It was paused over a boot.
+    memory.timer_stopped_us = NOON - HOUR
+    memory.timer_started(NOON + HOUR, "of the next boot", "d")
+    assert cause(NOON + HOUR + 100 * SECOND, memory).trigger is Trigger.MANUAL
+
+
+def test_while_its_timer_is_stopped_a_job_is_started_by_hand_alone() -> None:
+    memory = waiting(NOON - 10 * SECOND)
+    memory.timer_stopped_us = NOON - SECOND
+    assert cause(NOON + 1_000, memory).trigger is Trigger.MANUAL
+    # What fell due before may begin a little later.
+    memory.timer_stopped_us = NOON + 500
+    assert cause(NOON + 1_000, memory) == Cause(Trigger.SCHEDULE, 1, NOON)
+    memory.timer_started(NOON + HOUR, "m", "d")
+    assert cause(NOON + DAY, memory).trigger is Trigger.SCHEDULE
 
 
 def test_what_starts_at_another_time_was_started_by_hand() -> None:

@@ -27,7 +27,7 @@ def verified(path: Path, text: str) -> tuple[Problem, ...]:
     path.write_text(text)
     jobs, problems = read_file(path, CONTEXT)
     assert problems == ()
-    compiled = [compile_job(job, directory=str(path.parent), scope=Scope.SYSTEM, script_dir="/") for job in jobs]
+    compiled = [compile_job(job, directory=str(path.parent), scope=Scope.SYSTEM, state_dir="/") for job in jobs]
     return verify_units({job.name: job for job in jobs}, compiled, user=False)
 
 

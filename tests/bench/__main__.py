@@ -75,6 +75,20 @@ def one_changed(machine: Machine) -> list[Figure]:
     ]
 
 
+def circle(machine: Machine) -> list[Figure]:
+    """10,000 jobs, each after the next and the last after the first: until they are refused."""
+    machine.reset()
+    lines = [f"  job-{n:05}: {{command: /bin/true, after: job-{(n + 1) % MANY:05}}}\n" for n in range(MANY)]
+    machine.write(f"{JOBS}/jobs.yaml", "jobs:\n" + "".join(lines))
+    taken = []
+    for _ in range(3):
+        began = time.monotonic()
+        told = machine.sdcron("validate", JOBS, status=3).stderr
+        taken.append(time.monotonic() - began)
+        assert "jobs wait for each other: job-00000 -> " in told, told
+    return [Figure(f"{MANY} jobs in a circle are refused", min(taken), 2)]
+
+
 def start(machine: Machine) -> list[Figure]:
     """`sdcron --version` against `python -c 'import typer'`, the best of ten each, taken in turns."""
     version, peer = [], []
@@ -94,7 +108,7 @@ def main() -> int:
     figures: list[Figure] = []
     release = next(entry for entry in RELEASES if entry.systemd == "257")
     with Machine(release) as machine:
-        for benchmark in (start, first_apply, one_changed, few_jobs, flood, million):
+        for benchmark in (start, circle, first_apply, one_changed, few_jobs, flood, million):
             if wanted and benchmark.__name__ not in wanted:
                 continue
             began = time.monotonic()

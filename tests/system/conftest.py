@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import SKIPPED
 from tests.machine import RELEASES, Machine, Release, why_no_machines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-SKIPPED = "booted-systemd tests: skipped: "
 
 
 @pytest.fixture(scope="session", params=RELEASES, ids=[release.systemd for release in RELEASES])
@@ -55,14 +54,3 @@ def fresh_machine(release: Release) -> Iterator[Machine]:
     """A machine for one test alone, to be changed, switched off and booted again at will."""
     with Machine(release) as machine:
         yield machine
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say once, in one plain line, why the tests on machines did not run."""
-    reasons = {
-        report.longrepr[2].partition(SKIPPED)[2]
-        for report in terminalreporter.stats.get("skipped", [])
-        if isinstance(report.longrepr, tuple) and SKIPPED in report.longrepr[2]
-    }
-    for reason in sorted(reasons):
-        terminalreporter.write_line(f"{SKIPPED}{reason}")

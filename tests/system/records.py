@@ -53,6 +53,10 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "memory_peak_bytes": _MAYBE_NUMBER,
     "next_run_at": _MAYBE,
     "job_digest": _MAYBE,
+    "alarms": (list,),
+    "asked_by": _MAYBE,
+    "for": _MAYBE,
+    "parameters": (dict,),
 }
 TRIGGERS = {"schedule", "missed", "retry", "manual", "after", "boot"}
 OUTCOMES = {"success", "failure", "timeout", "killed", "skipped", "abandoned"}

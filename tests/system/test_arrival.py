@@ -273,7 +273,7 @@ def test_a_script_runs_by_its_first_line_or_by_the_shell(machine: Machine) -> No
         "user": {"script": SCRIPT_BODY, "user": "tester"},
     }
     for name, job in jobs.items():
-        job["environment"] = {"OUT": f"{OUT}/{name}"}  # type: ignore[assignment]
+        job["environment"] = {"OUT": f"{OUT}/{name}"}  # type: ignore[assignment]  # of a job, any value
     machine.write(f"{JOBS}/scripts.yaml", "jobs:\n" + "".join(f"  {name}: {yaml(job)}\n" for name, job in jobs.items()))
     machine.run(["sh", "-c", f"umask 077; python3 -m sdcron apply {JOBS}"])
     machine.run(["systemctl", "start", *(f"sdcron-{name}.service" for name in jobs)])

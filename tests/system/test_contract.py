@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract import play
 from tests.contract_jobs import FILES, PROGRAMS
 from tests.contract_worlds import SystemdWorld
 from tests.machine import Machine
 from tests.system.records import LOG
-from tests.test_contract import CASES, cases_on, check_records
+from tests.test_contract import cases_on, check_records, play_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,7 @@ def world(release: Release) -> Iterator[SystemdWorld]:
 @pytest.fixture(scope="module")
 def problems(world: SystemdWorld) -> dict[str, Exception]:
     """What went wrong in which case."""
-    return play(world, {name: CASES[name].steps for name in cases_on("systemd")})
+    return play_all(world, "systemd")
 
 
 @pytest.mark.parametrize("name", cases_on("systemd"))

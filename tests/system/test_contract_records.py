@@ -83,7 +83,7 @@ def test_fifty_job_files_make_the_same_records_with_systemd_and_with_the_engine(
     assert not differences, "\n".join(differences)
 
 
-def with_place(value: Any) -> Any:  # noqa: ANN401 - what a job file holds
+def with_place(value: Any) -> Any:
     """A job with the shared directory in it."""
     if isinstance(value, str):
         return value.replace(PLACE, SHARED)
@@ -122,7 +122,8 @@ def comparable(record: Record) -> Record:
 #: Job files that each backend refuses, in the same words: mistakes, and what this version does not have.
 REFUSED: tuple[dict[str, dict[str, Any]], ...] = (
     {"misspelt": {"shedule": "@daily"}, "no-time": {"schedule": "61 * * * *"}, "no-user": {"user": "a b"}},
-    {"overlap": {"overlap": "queue"}, "after": {"after": ["other"]}, "lock": {"lock": "name"}, "other": {}},
+    {"overlap": {"overlap": "allow", "retry": "5m"}, "parallel": {"max_parallel": 2}},
+    {"notify": {"notify": {"failure": "mailto:a@example.org"}}, "ping": {"ping": "https://example.org/x"}, "other": {}},
 )
 
 

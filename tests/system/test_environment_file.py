@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sdcron.environment_file import EnvironmentFileError, parse
+from tests.system.jobs import apply
 
 if TYPE_CHECKING:
     from tests.machine import Machine
@@ -69,3 +71,21 @@ def test_any_file_means_the_same_to_the_engine_and_to_systemd(machine: Machine) 
         if theirs != ours:
             different.append(f"{text!r}: {theirs} there, {ours} here")
     assert not different, "\n".join(different)
+
+
+def test_what_a_user_writes_into_his_file_is_not_loaded_into_root(machine: Machine) -> None:
+    machine.write("/home/tester/environment", "LD_PRELOAD=/home/tester/no-such.so\nGREETING=hello\n", owner="tester")
+    job = {
+        "user": "tester",
+        "environment_file": "/home/tester/environment",
+        "retry": {"delay": "1h", "attempts": 1},
+        "command": ["/bin/sh", "-c", 'echo "$GREETING ${LD_PRELOAD-none}"; exit 3'],
+    }
+    apply(machine, {"preloads": {**job}, "before": {"command": "/bin/true"}, "follows": {"after": "preloads", **job}})
+    since = time.time()
+    machine.sdcron("run", "preloads", "--wait", status=3)
+    machine.sdcron("run", "follows", "--for", "2026-01-01", "--wait", status=3)
+    machine.run(["journalctl", "--sync"])
+    said = machine.run(["journalctl", f"--since=@{int(since)}", "-o", "cat", "--no-pager"])
+    assert said.stdout.count("hello none") == 2
+    assert "cannot be preloaded" not in said.stdout

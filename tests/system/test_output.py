@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron import messages as systemd_says
 from tests.machine import until
-from tests.system.jobs import apply, service, start
+from tests.system.jobs import apply, fresh_journal, service, start
 from tests.system.records import RUNS, Record, by_job, collect, prepare, records, shell
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ JOBS, EACH = 100, 2000
 PYTHON = "#!/usr/bin/python3\nimport sys\nout, err = sys.stdout.buffer, sys.stderr.buffer\n"
 
 
-def python(text: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - keys of a job
+def python(text: str, **more: Any) -> dict[str, Any]:
     """A job in Python, which writes bytes."""
     return {"script": PYTHON + text, **more}
 
@@ -53,6 +53,7 @@ def run_all(machine: Machine, jobs: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 def test_two_hundred_thousand_lines_and_an_exit_are_all_counted(machine: Machine) -> None:
     prepare(machine)
+    fresh_journal(machine)
     text = f"out.write(b''.join(b'%07d is a line of the output of this job\\n' % n for n in range({LINES})))"
     big = run_all(machine, {"big": python(text)})["big"]
     printed = [f"{number:07d} is a line of the output of this job\n" for number in range(LINES)]

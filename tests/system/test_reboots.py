@@ -34,7 +34,7 @@ def some_time_ago(days: int) -> str:
 STAMP = "var/lib/systemd/timers/stamp-sdcron-caught-up.timer"
 
 
-def job(name: str, before: str, retry: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+def job(name: str, before: str, retry: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """A job that does something else before the machine has gone down than after it."""
     command = told(name, f"echo begun; [ -e {UP} ] && exit 0; {before}")
     return {"command": command, **({"retry": retry} if retry else {}), **more}

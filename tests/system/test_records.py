@@ -42,7 +42,7 @@ class Kind:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def ok(text: str = "", **more: Any) -> Kind:  # noqa: ANN401 - fields of a record
+def ok(text: str = "", **more: Any) -> Kind:
     """A job that does something and is content."""
     return Kind({"command": shell(text or ":")}, exit_code=0, **more)
 
@@ -69,7 +69,7 @@ def dies(signal: str, name: str = "") -> Kind:
     )
 
 
-def not_started(job: dict[str, Any], reason: str, code: int | None, **more: Any) -> Kind:  # noqa: ANN401
+def not_started(job: dict[str, Any], reason: str, code: int | None, **more: Any) -> Kind:
     return Kind({"command": ["/bin/true"], **job}, "failure", reason, code, **more)
 
 

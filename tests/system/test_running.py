@@ -6,6 +6,9 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from tests.backfilled import INTERRUPT, YEAR, check_year, year_job
 from tests.machine import until
 from tests.system.jobs import apply, service
 from tests.system.records import prepare, shell
@@ -50,6 +53,20 @@ def test_a_run_is_stopped_or_killed_and_that_is_on_record(shared_machine: Machin
         [record] = json.loads(machine.sdcron("history", job, "--run", run_id, "--json").stdout)
         assert (record["outcome"], record["reason"]) == ("killed", "stopped by an administrator"), record
         assert "does not run" in machine.sdcron("stop", job).stderr
+
+
+@pytest.mark.timeout(400)
+def test_a_year_is_made_up_for_in_order_also_when_that_is_interrupted(fresh_machine: Machine) -> None:
+    machine = fresh_machine
+    apply(machine, {"yearly": year_job("/tmp/nights")})
+    sdcron = ["python3", "-m", "sdcron", "run", "yearly", "--for", YEAR]
+    told = machine.run(["python3", "-c", INTERRUPT, "/tmp/nights", "100", *sdcron], timeout=200).stdout
+    interrupted, _, words = told.partition("\n")
+    machine.run([*sdcron, "--continue"], timeout=300)
+    records = json.loads(machine.sdcron("history", "yearly", "--json", "-n", "0").stdout)
+    check_year(machine.read("/tmp/nights").splitlines(), records, interrupted, words)
+    assert machine.sdcron("run", "yearly", "--for", YEAR, "--continue").stderr == "all of it has succeeded already\n"
+    assert machine.run(["ls", "/run/systemd/system"]).stdout == ""
 
 
 def _has_begun(machine: Machine, job: str) -> bool:

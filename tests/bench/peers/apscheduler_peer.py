@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 # Only the peer's own environment has it.
-from apscheduler.events import EVENT_SCHEDULER_STARTED  # type: ignore[import-not-found]
-from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-not-found]
-from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[import-not-found]
-from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-not-found]
+from apscheduler.events import EVENT_SCHEDULER_STARTED  # type: ignore[import-not-found]  # in its own venv
+from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-not-found]  # in its own venv
+from apscheduler.schedulers.blocking import BlockingScheduler  # type: ignore[import-not-found]  # in its own venv
+from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-not-found]  # in its own venv
 
 #: What APScheduler takes by default.
 THREADS = 10

@@ -1,0 +1,99 @@
+"""What ordinary users may see and do: looking is free, acting takes root or polkit, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sdcron.run_queries import BECOME_READER
+from tests.machine import until
+from tests.system.jobs import JOBS, apply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.machine import Machine
+
+#: What README shows: a user who may start and stop one job.
+RULE = """polkit.addRule(function (action, subject) {
+    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "tester"
+        && /^sdcron-(long|short)(@[0-9a-z]+)?\\.service$/.test(action.lookup("unit")))
+        return polkit.Result.YES;
+});
+"""
+JOBS_HERE: dict[str, dict[str, Any]] = {
+    "long": {"command": ["/bin/sh", "-c", "echo begun; sleep 100"], "schedule": "30 2 * * *"},
+    "short": {"command": ["/bin/echo", "hello"]},
+    "other": {"command": ["/bin/echo", "other"]},
+}
+ROOT_OR_OWN = "run it as root (sudo), or manage your own jobs with --user"
+
+
+@pytest.fixture(name="machine")
+def machine_whose_users_are_as_before(machine: Machine) -> Iterator[Machine]:
+    yield machine
+    machine.run(["gpasswd", "--delete", "tester", "systemd-journal"], status=None)
+    machine.run(["sh", "-c", "rm -f /etc/polkit-1/rules.d/*sdcron*"])
+
+
+def told(machine: Machine, *arguments: str, status: int = 4) -> list[str]:
+    """What a command says that an ordinary user may not use: two lines, the second what to do."""
+    said = machine.sdcron(*arguments, user="tester", status=status)
+    assert said.stdout == ""
+    lines = said.stderr.splitlines()
+    assert len(lines) == 2, lines
+    assert lines[0].startswith("sdcron: ")
+    assert lines[1].startswith("  hint: ")
+    return [lines[0].removeprefix("sdcron: "), lines[1].removeprefix("  hint: ")]
+
+
+@pytest.mark.timeout(120)
+def test_ordinary_users_see_what_they_may_and_are_told_what_acting_takes(machine: Machine) -> None:
+    apply(machine, JOBS_HERE)
+    assert machine.sdcron("run", "short", "--wait").stdout == "hello\n"
+    rows = json.loads(machine.sdcron("list", "--json", user="tester").stdout)
+    assert [row["job"] for row in rows] == ["long", "other", "short"]
+    assert machine.sdcron("next", "long", "-n", "1", user="tester").stdout.strip()
+    assert "nothing to do" in machine.sdcron("plan", JOBS, user="tester").stdout
+    for arguments in (["status"], ["status", "short"], ["history"]):
+        assert told(machine, *arguments) == ["no permission to read /var/lib/sdcron/runs/runs.db", BECOME_READER]
+    assert told(machine, "logs", "short") == ["no permission to read the machine's journal", BECOME_READER]
+    for arguments in (
+        ["pause", "long"],
+        ["resume", "--all"],
+        ["suspend"],
+        ["remove", "--yes", "long"],
+        ["apply", JOBS],
+    ):
+        assert told(machine, *arguments) == ["no permission to change the machine's jobs", ROOT_OR_OWN]
+    machine.run(["systemctl", "start", "--no-block", "sdcron-long.service"])
+    for verb, arguments in (("start", ["run", "short"]), ("stop", ["stop", "long"]), ("stop", ["stop", "--all"])):
+        message, hint = told(machine, *arguments)
+        assert message.startswith(f"no permission to {verb} the machine's jobs: ")
+        assert hint == ROOT_OR_OWN
+    message, _ = told(machine, "run", "short", "--for", "2026-01-01")
+    assert message == "no permission to make a unit for one run"
+    machine.run(["usermod", "-aG", "systemd-journal", "tester"])
+    assert "hello" in machine.sdcron("status", "short", user="tester").stdout
+    assert "hello" in machine.sdcron("logs", "short", user="tester").stdout
+    assert len(machine.sdcron("history", "short", user="tester").stdout.splitlines()) == 1
+    machine.sdcron("stop", "long")
+
+
+@pytest.mark.timeout(120)
+def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine: Machine) -> None:
+    apply(machine, JOBS_HERE)
+    machine.write("/etc/polkit-1/rules.d/50-sdcron.rules", RULE)
+    machine.run(["usermod", "-aG", "systemd-journal", "tester"])
+    # It reads its rules anew when they change, which takes it a moment where it runs already.
+    machine.run(["systemctl", "restart", "polkit.service"])
+    assert machine.sdcron("run", "short", "--wait", user="tester").stdout == "hello\n"
+    [record, *_] = json.loads(machine.sdcron("history", "short", "--json").stdout)
+    assert (record["trigger"], record["asked_by"]) == ("manual", "tester")
+    machine.sdcron("run", "long", user="tester")
+    until(lambda: "begun" in machine.sdcron("logs", "long").stdout, 20, "it runs")
+    assert machine.sdcron("stop", "long", user="tester").stdout == "long is stopped\n"
+    message, _ = told(machine, "run", "other")
+    assert message.startswith("no permission to start the machine's jobs: ")

@@ -1,0 +1,543 @@
+"""Runs that are due while one is on: in the engine's agenda, in the scripts of units, and in what the journal tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sdcron.agenda_memory import Memory, Waiting
+from sdcron.agenda_slot import Due, Entry
+from sdcron.backends.transient import refusals
+from sdcron.boot import start_queued
+from sdcron.definition import Definition
+from sdcron.installed import InstalledJob, read_one
+from sdcron.job import Job, Missed, Overlap, Retry, Source
+from sdcron.overlap import queued_name, slot_name, slot_of, tick_name
+from sdcron.overlapping import WAITS, WAITS_ALREADY, start_by_systemd
+from sdcron.paths import Scope, system_paths
+from sdcron.pauses import Pause
+from sdcron.place import make_place
+from sdcron.plan import Action, Change
+from sdcron.runs import Outcome, Run, Trigger
+from sdcron.schedule import parse_schedule
+from sdcron.stopping import Target, stop, under_way
+from sdcron.trigger import Memory as RunMemory
+from sdcron.units import compile_job
+from tests import test_agenda, test_fold
+from tests.entries import NOON, SECOND
+from tests.fake_backend import FakeBackend
+from tests.test_agenda import DAY, HOUR, MINUTE, QUARTERLY, at
+from tests.test_escape import words
+from tests.test_retry import setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from sdcron.place import Place
+
+# The agenda
+
+
+def entry(overlap: Overlap, most: int = 16, *texts: str, missed: Missed = Missed.RUN) -> Entry:
+    made = test_agenda.entry("a", *(texts or (QUARTERLY,)), missed=missed)
+    return replace(made, timing=replace(made.timing, overlap=overlap, max_parallel=most))
+
+
+def machine(overlap: Overlap, most: int = 16, *texts: str) -> test_agenda.Machine:
+    made = test_agenda.Machine()
+    made.start(entry(overlap, most, *texts))
+    return made
+
+
+def scheduled(found: Sequence[Due]) -> list[int | None]:
+    return [due.scheduled_us for due in found]
+
+
+def test_the_first_time_that_comes_waits_for_the_end_of_the_run() -> None:
+    one = machine(Overlap.QUEUE)
+    assert scheduled(one.due(at(1, "00:15"))) == [at(1, "00:15")]
+    assert [one.due(at(1, clock)) for clock in ("00:30", "00:45", "01:00")] == [[], [], []]
+    one.now_us = at(1, "01:10")
+    one.over("a")
+    assert one.due() == [Due("a", Trigger.SCHEDULE, 1, at(1, "00:30"))]
+    assert one.due() == []
+    one.over("a")
+    assert one.due() == []
+    assert scheduled(one.due(at(1, "01:15"))) == [at(1, "01:15")]
+
+
+def test_the_last_time_that_comes_takes_the_place_of_the_run() -> None:
+    one = machine(Overlap.REPLACE)
+    one.due(at(1, "00:15"))
+    assert one.agenda.take_replaced() == []
+    assert one.due(at(1, "00:30")) == []
+    assert one.agenda.take_replaced() == ["a"]
+    assert one.agenda.take_replaced() == []
+    assert one.due(at(1, "00:45")) == []
+    one.over("a")
+    assert scheduled(one.due()) == [at(1, "00:45")]
+
+
+def test_no_more_runs_begin_than_may_be_on() -> None:
+    one = machine(Overlap.ALLOW, 2)
+    found = [scheduled(one.due(at(1, clock))) for clock in ("00:15", "00:30", "00:45")]
+    assert found == [[at(1, "00:15")], [at(1, "00:30")], []]
+    one.over("a")
+    assert one.due() == [], "what was dropped is not made good"
+    assert scheduled(one.due(at(1, "01:00"))) == [at(1, "01:00")]
+    assert one.agenda.take("a") is None
+    one.over("a")
+    assert one.agenda.take("a") == Due("a", Trigger.MANUAL)
+
+
+@pytest.mark.parametrize("boot", ["first", "second"])
+def test_what_waits_is_kept_and_begins_when_the_engine_does(boot: str) -> None:
+    one = machine(Overlap.QUEUE)
+    one.due(at(1, "00:15"))
+    one.due(at(1, "00:30"))
+    one.start(now_us=at(1, "00:40"), boot=boot)
+    # What the engine finds cut off is over.
+    one.over("a", retry=2, delay_us=MINUTE)
+    assert one.due() == [Due("a", Trigger.SCHEDULE, 1, at(1, "00:30"))]
+    assert one.agenda.retries() == {}
+
+
+def test_all_that_fell_due_before_what_waits_begins_is_one_run() -> None:
+    one = machine(Overlap.QUEUE)
+    one.due(at(1, "00:15"))
+    one.due(at(1, "00:30"))
+    one.start(now_us=at(2), boot="second")
+    assert scheduled(one.due()) == [at(1, "00:30")]
+    one.over("a")
+    assert one.due() == []
+
+
+def test_a_run_by_hand_waits_too_and_is_given_up_when_asked() -> None:
+    one = machine(Overlap.QUEUE)
+    assert one.agenda.take("a") is not None
+    assert one.agenda.take("a") is None
+    assert one.agenda.waiting("a") == Waiting(Trigger.MANUAL)
+    one.agenda.give_up_waiting("a")
+    one.over("a")
+    assert one.due(at(1, "00:10")) == []
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        entry(Overlap.SKIP), entry(Overlap.ALLOW), entry(Overlap.REPLACE), entry(Overlap.QUEUE, 16, "@daily"),
+        replace(entry(Overlap.QUEUE), timing=replace(entry(Overlap.QUEUE).timing, enabled=False)),
+    ],
+)  # fmt: skip
+def test_what_waits_is_given_up_with_the_times_or_with_queueing(after: Entry) -> None:
+    one = machine(Overlap.QUEUE)
+    one.due(at(1, "00:15"))
+    one.due(at(1, "00:30"))
+    one.put(after)
+    one.over("a")
+    assert one.due(at(1, "00:31")) == []
+    one.start(now_us=at(1, "00:32"))
+    assert one.due() == []
+
+
+def test_what_waits_is_kept_when_something_else_of_the_job_changes() -> None:
+    one = machine(Overlap.QUEUE)
+    one.due(at(1, "00:15"))
+    one.due(at(1, "00:30"))
+    one.put(entry(Overlap.QUEUE, missed=Missed.SKIP))
+    one.over("a")
+    assert scheduled(one.due()) == [at(1, "00:30")]
+
+
+@pytest.mark.parametrize("by_us", [-2 * HOUR, -DAY, HOUR])
+def test_what_may_begin_begins_though_the_clock_is_set(by_us: int) -> None:
+    one = machine(Overlap.QUEUE, 16, "@yearly")
+    one.agenda.take("a")
+    one.agenda.take("a")
+    one.now_us = at(2)
+    one.over("a")
+    one.set_clock(at(2) + by_us)
+    assert [due.trigger for due in one.due()] == [Trigger.MANUAL]
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        "x", [1, 2, 3, 4, 5], ["no", 1, "", 1, []], ["manual", "1", "", 1, []], ["manual", -1, "", 1, []],
+        ["manual", True, "", 1, []], ["manual", 1, 2, 1, []], ["manual", 1, "", 0, []], ["manual", 1, "", 1, "ab"],
+        ["manual", 1, "", 1, [1]], ["manual", 1], [None] * 5, {}, 7,
+    ],
+)  # fmt: skip
+def test_a_damaged_memory_of_what_waits_is_none(waiting: object) -> None:
+    text = Memory(5, "t", waiting=Waiting(Trigger.SCHEDULE, 5)).text()
+    assert Memory.of(text).waiting == Waiting(Trigger.SCHEDULE, 5)
+    damaged = Memory.of(text.replace('["schedule", 5, "", 1, []]', json.dumps(waiting)))
+    assert damaged.waiting is None, text
+    assert damaged == Memory(5, "t")
+
+
+def test_of_a_hundred_that_come_while_one_is_on_exactly_one_waits_and_runs_once() -> None:
+    one = machine(Overlap.QUEUE, 16, "@yearly")
+    assert one.agenda.take("a") is not None
+    for _ in range(100):
+        assert one.agenda.take("a") is None
+    assert one.agenda.queued() == ["a"]
+    one.over("a")
+    assert [due.trigger for due in one.due()] == [Trigger.MANUAL]
+    one.over("a")
+    assert one.due() == []
+    assert one.agenda.queued() == []
+
+
+# The scripts of units
+
+#: Lists what the test says, and writes down what it was asked to do.
+SYSTEMCTL = """#!/bin/sh
+case "$*" in
+*list-units*) echo "$UNITS";;
+*list-jobs*) echo "$JOBS";;
+*) echo "$*" >>"$ASKED";;
+esac
+"""
+
+
+def handled(
+    directory: Path,
+    overlap: Overlap,
+    unit: str,
+    *,
+    units: str = "",
+    jobs: str = "",
+    retry: Retry | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[list[str], str]:
+    """What a unit's script asks of systemd, and says; with `more` in its environment."""
+    job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=overlap, max_parallel=3, retry=retry)
+    compiled = compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(directory / "state"))
+    [text] = [each.text for each in compiled.units if each.name == unit]
+    program = directory / "bin/systemctl"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    asked = directory / "asked"
+    asked.write_text("")
+    path = f"{program.parent}:{os.environ['PATH']}"
+    argv = [
+        word.replace("$$", "$")
+        for word in words(setting(text, "ExecStart").replace("%t", str(directory)).replace("%%", "%"))
+    ]
+    environment = {"PATH": path, "ASKED": str(asked), "UNITS": units, "JOBS": jobs, **more}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stderr == ""
+    return asked.read_text().splitlines(), done.stdout
+
+
+def test_a_tick_leaves_its_mark_before_anything_waits_and_the_waiting_unit_removes_it(tmp_path: Path) -> None:
+    mark = tmp_path / "state/queued/a"
+    for _ in range(2):
+        asked, _ = handled(tmp_path, Overlap.QUEUE, tick_name("a"))
+        assert asked == ["restart --quiet --no-block sdcron-a@queued.service"]
+        assert mark.exists()
+    asked, _ = handled(tmp_path, Overlap.QUEUE, queued_name("a"))
+    assert asked == ["start --quiet --no-block sdcron-a.service"]
+    assert not mark.exists()
+
+
+def test_a_tick_of_a_job_that_replaces_restarts_the_service(tmp_path: Path) -> None:
+    asked = handled(tmp_path, Overlap.REPLACE, tick_name("a"))[0]
+    assert asked == ["restart --quiet --no-block sdcron-a.service"]
+
+
+@pytest.mark.parametrize(
+    ("units", "jobs", "slot"),
+    [
+        ("", "", "sdcron-a.service"),
+        ("sdcron-a.service loaded activating start  of sdcron-a@2.service * \\n", "", "sdcron-a@2.service"),
+        ("sdcron-a@2.service loaded activating start x", "", "sdcron-a.service"),
+        ("sdcron-a@tick.service loaded activating start x", "7 sdcron-a.service start waiting", "sdcron-a@2.service"),
+        ("sdcron-a@2.service x\nsdcron-a.service   x", "", "sdcron-a@3.service"),
+        ("sdcron-a@2.service x\nsdcron-a.service x", "1 sdcron-a@3.service start running", None),
+    ],
+)
+def test_a_tick_takes_the_first_service_that_is_free(tmp_path: Path, units: str, jobs: str, slot: str | None) -> None:
+    asked, said = handled(tmp_path, Overlap.ALLOW, tick_name("a"), units=units, jobs=jobs)
+    assert asked == ([f"start --quiet --no-block {slot}"] if slot else [])
+    assert said == ("" if slot else "sdcron-a: 3 runs are on already, this one is dropped\n")
+
+
+@pytest.mark.parametrize(
+    ("overlap", "result", "marked", "says"),
+    [
+        (Overlap.QUEUE, "exit-code", True, "a run waits already, no retry"),
+        (Overlap.QUEUE, "exit-code", False, None),
+        (Overlap.REPLACE, "success", False, "was replaced, no retry"),
+        (Overlap.REPLACE, "exit-code", False, None),
+    ],
+)
+def test_a_failure_is_not_retried_where_another_run_comes_anyway(
+    tmp_path: Path, overlap: Overlap, result: str, marked: bool, says: str | None
+) -> None:
+    mark = tmp_path / "state/queued/a"
+    if marked:
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+    monitor = {"MONITOR_SERVICE_RESULT": result, "MONITOR_EXIT_STATUS": "1"}
+    asked, said = handled(tmp_path, overlap, "sdcron-a@retry.service", retry=Retry(timedelta(seconds=1)), more=monitor)
+    assert asked == ([] if says else ["start --quiet --no-block --job-mode=fail sdcron-a@retry-1.timer"])
+    assert said == f"<5>sdcron-a: {says or 'retry 1 of 3 is waiting'}\n"
+
+
+def test_services_beside_each_other_are_alike_and_their_names_lead_back() -> None:
+    job = Job("a.b-c", Source("/a.yaml"), ("/bin/true",), overlap=Overlap.ALLOW, max_parallel=3)
+    units = {
+        unit.name: unit.text for unit in compile_job(job, directory="/", scope=Scope.USER, state_dir="/state").units
+    }
+    names = [slot_name(job.name, number) for number in (1, 2, 3)]
+    assert units.keys() == {*names, tick_name(job.name)}
+    assert units[names[1]] == units[names[2]]
+    added = set(units[names[1]].splitlines()) - set(units[names[0]].splitlines())
+    assert {line for line in added if not line.startswith("Digest=")} == {
+        "CollectMode=inactive-or-failed",
+        "Slice=app.slice",
+    }
+    assert [slot_of(name) for name in names] == [(job.name, 1), (job.name, 2), (job.name, 3)]
+    for other in (tick_name("a"), queued_name("a"), "sdcron-a@retry.service", "sdcron-a@2.timer", "a.service"):
+        assert slot_of(other) == ("", 0)
+
+
+def test_a_plan_shows_one_of_several_services_that_are_alike() -> None:
+    job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=Overlap.ALLOW, max_parallel=5)
+    compiled = compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir="/state")
+    shown = [line for line in Change(Action.ADD, "a", None, compiled).diff().splitlines() if line.startswith("+++")]
+    assert shown == [f"+++ desired/{name}" for name in ("sdcron-a.service", "sdcron-a@2.service", tick_name("a"))]
+    units = {unit.name: unit.text for unit in compiled.units}
+    edited = InstalledJob("a", "/", "/a.yaml", {**units, "sdcron-a@4.service": "[Unit]\n"})
+    assert "--- installed/sdcron-a@4.service" in Change(Action.CHANGE, "a", edited, compiled).diff()
+
+
+@pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW, Overlap.REPLACE])
+def test_a_transient_job_can_only_skip(overlap: Overlap) -> None:
+    job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=overlap, schedule=parse_schedule("@daily"))
+    made = compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir="/state", pausable=False)
+    [problem] = refusals([made])
+    assert (problem.key, problem.message.partition(":")[0]) == ("overlap", "of 'overlap' --transient can only skip")
+
+
+# What the journal tells
+
+A, B = "a" * 32, "b" * 32
+
+
+def journal(overlap: Overlap, *, retries: int = 0) -> test_fold.Place:
+    every = parse_schedule("* * * * *")
+    delays = (60 * SECOND,) * retries
+    return test_fold.Place(Definition(digest="d1", schedule=every, overlap=overlap, retry_delays_us=delays))
+
+
+def tick(place: test_fold.Place) -> None:
+    place.tell.starting("a@tick", "c" * 32)
+
+
+def causes(runs: Sequence[Run]) -> list[tuple[Trigger | None, int | None]]:
+    return [(run.trigger, (run.scheduled_us - NOON) // SECOND if run.scheduled_us else None) for run in runs]
+
+
+def test_a_run_that_waited_was_due_when_the_first_tick_came() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    for seconds in (120, 180, 240):
+        place.tell.at(seconds)
+        tick(place)
+    # Also over a restart of the collector.
+    place.close_all()
+    place = place.again()
+    place.tell.at(270).succeeded("a", A)
+    place.tell.starting("a", B)
+    place.tell.at(290).succeeded("a", B)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 120)]
+    # Nothing is left of it: by hand is by hand.
+    place.tell.at(295).starting("a", "d" * 32)
+    place.tell.succeeded("a", "d" * 32)
+    assert causes(place.close_all()) == [(Trigger.MANUAL, None)]
+
+
+def test_a_tick_by_hand_is_no_due_time() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    place.tell.at(85)
+    tick(place)
+    place.tell.at(90).succeeded("a", A)
+    place.tell.starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60), (Trigger.MANUAL, None)]
+
+
+def test_what_was_asked_for_long_ago_and_given_up_is_not_why_a_run_begins() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    place.tell.at(120)
+    tick(place)
+    place.tell.at(130).stopped("a", A)
+    place.tell.at(155).starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all())[1] == (Trigger.MANUAL, None)
+
+
+def test_a_run_that_is_stopped_for_the_next_was_replaced_and_one_that_is_not_was_stopped() -> None:
+    place = journal(Overlap.REPLACE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    place.tell.at(120)
+    tick(place)
+    place.tell.at(130).stopped("a", A)
+    place.tell.starting("a", B)
+    place.tell.at(140).stopped("a", B)
+    runs = place.close_all()
+    assert causes(runs) == [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 120)]
+    assert [(run.outcome, run.reason) for run in runs] == [
+        (Outcome.KILLED, "replaced by the next run"),
+        (Outcome.KILLED, "stopped by an administrator"),
+    ]
+
+
+def test_runs_side_by_side_are_each_their_own() -> None:
+    place = journal(Overlap.ALLOW)
+    place.tell.timer_started("sdcron-a.timer")
+    for number, run_id in enumerate((A, B), start=1):
+        place.tell.at(60 * number)
+        tick(place)
+        unit = slot_name("a", number)
+        place.tell.starting(unit.removeprefix("sdcron-").removesuffix(".service"), run_id)
+        place.tell.line("a", run_id[0], run_id, run_id[0], _SYSTEMD_UNIT=unit)
+    assert {run.service for run in place.fold.runs.values()} == {"sdcron-a.service", "sdcron-a@2.service"}
+    place.tell.at(130).failed("a@2", B)
+    [second] = place.close_all()
+    place.tell.at(140).succeeded("a", A)
+    [first] = place.close_all()
+    assert causes([first, second]) == [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 120)]
+    assert [(run.outcome, run.stdout.kept) for run in (first, second)] == [
+        (Outcome.SUCCESS, b"a\n"),
+        (Outcome.FAILURE, b"b\n"),
+    ]
+
+
+def test_a_memory_of_before_has_no_tick() -> None:
+    state = RunMemory(started_us=5).as_json()
+    assert RunMemory.from_json({name: state[name] for name in state if not name.startswith("tick")}).tick_us is None
+
+
+# After a boot
+
+
+@pytest.mark.parametrize(
+    ("job", "paused", "begins"),
+    [
+        (Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.QUEUE), False, True),
+        (Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.QUEUE), True, False),
+        (Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.QUEUE, enabled=False), False, False),
+        (Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.REPLACE), False, False),
+        (None, False, False),
+    ],
+)
+def test_what_waited_begins_after_a_boot_unless_it_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None, paused: bool, begins: bool
+) -> None:
+    paths = system_paths(tmp_path)
+    backend = FakeBackend(paths)
+    place = replace(make_place(user=False, root=None, backend="systemd"), paths=paths)
+    monkeypatch.setattr("sdcron.boot.connect", lambda _: backend)
+    monkeypatch.setattr(FakeBackend, "__enter__", lambda self: self, raising=False)
+    monkeypatch.setattr(FakeBackend, "__exit__", lambda *_: None, raising=False)
+    paths.unit_dir.mkdir(parents=True)
+    paths.queued_dir.mkdir(parents=True)
+    (paths.queued_dir / "a").touch()
+    if job is not None:
+        for unit in compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(paths.state_dir)).units:
+            (paths.unit_dir / unit.name).write_text(unit.text)
+    if paused:
+        paths.paused_dir.mkdir()
+        (paths.paused_dir / "a").write_text(Pause("2027-01-01T00:00:00Z", "x").text())
+    told: list[str] = []
+    start_queued(place, lambda name, text: told.append(f"{name}: {text}"))
+    assert (("start", queued_name("a")) in backend.calls) == begins
+    assert (paths.queued_dir / "a").exists() == begins, "the unit itself removes it"
+    assert bool(told) == begins
+
+
+# By hand
+
+
+def by_hand(tmp_path: Path, overlap: Overlap) -> tuple[FakeBackend, Place, InstalledJob]:
+    """A job that two runs are on of, and whoever is asked for another."""
+    paths = system_paths(tmp_path)
+    paths.unit_dir.mkdir(parents=True)
+    job = Job("a", Source("/a.yaml"), ("x",), overlap=overlap, max_parallel=2)
+    for unit in compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(paths.state_dir)).units:
+        (paths.unit_dir / unit.name).write_text(unit.text)
+    backend = FakeBackend(paths)
+    for number in (1, 2):
+        backend.set_active(slot_name("a", number), "activating")
+        backend.running[slot_name("a", number)] = (str(number) * 32, datetime(2027, 1, 1, tzinfo=UTC))
+    applied = read_one(paths, "a")
+    assert applied is not None
+    return backend, replace(make_place(user=False, root=None, backend="systemd"), paths=paths), applied
+
+
+def test_no_more_are_asked_for_than_may_be_on(tmp_path: Path) -> None:
+    backend, place, job = by_hand(tmp_path, Overlap.ALLOW)
+    assert start_by_systemd(place, backend, job, begun=False) is None
+    assert backend.calls == []
+
+
+def test_whoever_asks_hears_whether_one_waited_before(tmp_path: Path) -> None:
+    backend, place, job = by_hand(tmp_path, Overlap.QUEUE)
+    assert start_by_systemd(place, backend, job, begun=False) == WAITS
+    backend.queued.append(queued_name("a"))
+    assert start_by_systemd(place, backend, job, begun=False) == WAITS_ALREADY
+    assert backend.calls == [("start", tick_name("a"))] * 2
+
+
+def test_one_of_several_runs_is_stopped_by_its_id_and_all_by_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, place, _ = by_hand(tmp_path, Overlap.ALLOW)
+    monkeypatch.setattr("sdcron.stopping.connect", lambda _: nullcontext(backend))
+    assert under_way(place) == {"a": ("1" * 32, "2" * 32)}
+    assert stop(place, [Target("a", "2" * 32)]) == {"a": ("2" * 32,)}
+    assert backend.calls == [("stop", slot_name("a", 2))]
+    backend.calls.clear()
+    assert stop(place, [Target("a")])["a"][0] == "1" * 32
+    assert ("stop", slot_name("a", 1)) in backend.calls
+
+
+def test_with_a_job_what_waits_is_given_up_and_not_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, place, _ = by_hand(tmp_path, Overlap.QUEUE)
+    monkeypatch.setattr("sdcron.stopping.connect", lambda _: nullcontext(backend))
+    mark = place.paths.queued_dir / "a"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    stop(place, [Target("a", "1" * 32)])
+    assert mark.exists()
+    stop(place, [Target("a")])
+    assert not mark.exists()
+    assert ("stop", queued_name("a")) in backend.calls
