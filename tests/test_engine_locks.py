@@ -14,9 +14,12 @@ import pytest
 from sdcron.engine_locks import Held, Locks
 from sdcron.job import Job, Source
 from sdcron.process import Command, start
+from tests.apart import apart
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+BY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another user")
 
 
 def job(*names: str, wait: float = 0) -> Job:
@@ -99,10 +102,9 @@ def test_flock_of_a_shell_and_the_engine_respect_each_other(tmp_path: Path) -> N
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("user", [None, "daemon"])
+@pytest.mark.parametrize("user", [None, pytest.param("daemon", marks=BY_ROOT)])
+@apart
 def test_a_process_of_the_run_holds_its_locks_when_the_engine_is_gone(tmp_path: Path, user: str | None) -> None:
-    if user is not None and os.geteuid() != 0:
-        pytest.skip("needs root: another user")
     locks, others = Locks(tmp_path), Locks(tmp_path)
     assert locks.take("1", job("a"), 0) is None
     command = Command(("/bin/sleep", "100"), {}, user=user, inherited=locks.descriptors("1"))
@@ -125,6 +127,7 @@ def test_a_process_of_the_run_holds_its_locks_when_the_engine_is_gone(tmp_path: 
         os.waitpid(unlocked, 0)
 
 
+@apart
 def test_a_command_that_closes_what_it_inherits_keeps_its_locks(tmp_path: Path) -> None:
     locks, others = Locks(tmp_path), Locks(tmp_path)
     assert locks.take("1", job("a"), 0) is None
