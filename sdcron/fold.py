@@ -166,10 +166,9 @@ class Fold:
             job, slot = slot_of(unit)
             if job:
                 self._service(job, slot, get, when_us)
-            elif kind == "service" and name.endswith("@tick") and get("MESSAGE_ID") == STARTING:
-                self._waits.ticked(name.removesuffix("@tick"), when_us, self.manager, self.manager_us)
             elif kind == "service" and get("MESSAGE_ID") == STARTING:
-                hear_chain(name, when_us, self.manager, self._open_runs, self.memories, self._define)
+                if not self._waits.asked(name, when_us, self.manager, self.manager_us):
+                    hear_chain(name, when_us, self.manager, self._open_runs, self.memories, self._define)
             elif kind == "timer" and get("MESSAGE_ID") == STARTED and get(self._id_field):
                 self._waits.timer_started(unit, when_us, self.manager)
             elif kind == "timer" and get("MESSAGE_ID") == HAS_STOPPED and not self.going_down:
@@ -272,7 +271,7 @@ class Fold:
             self._open_runs.touched.add(other.run_id)
         definition, memory = self._define(job), self.memories.of(job)
         if slot > MOST_SLOTS:
-            # Somebody's, which stands for no other run.
+            # Somebody's, which stands for no other run: what is to come is still to come.
             cause, asked = Cause(Trigger.MANUAL), self._asked_for.take(job, slot_name(job, slot), when_us)
         else:
             cause, asked = cause_of(when_us, definition, memory, self.manager, self.manager_us), NOT_ASKED
@@ -394,7 +393,7 @@ class Fold:
     def _remember_end(self, run: OpenRun, definition: Definition | None) -> None:
         """The job's memory is told at once: the next run may begin before this one's output is complete."""
         memory = self.memories.of(run.job)
-        if run.started_us is None or run.started_us == memory.started_us:
-            memory.run_ended(run.ended_us, run.retry_owed(definition))
-        elif run.slot > MOST_SLOTS:
+        if run.slot > MOST_SLOTS:
             memory.held_us = max(memory.held_us, run.ended_us or 0)
+        elif run.started_us is None or run.started_us == memory.started_us:
+            memory.run_ended(run.ended_us, run.retry_owed(definition))

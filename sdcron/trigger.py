@@ -70,6 +70,10 @@ class Memory:
     tick_manager: str = ""
     tick_trigger: str = ""
     tick_due_us: int | None = None
+    tick_called_us: int = 0
+    """When the unit that waited began to start that run: what asks from then on asks for the one after it."""
+    tick_after: list[Any] = field(default_factory=list)
+    """When and why that was asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`; or nothing."""
     held_us: int = 0
     """When the last run for an instant ended, which all others wait for (by_hand.py)."""
     asked: list[list[Any]] = field(default_factory=list)
@@ -116,7 +120,7 @@ class Memory:
         if self.tick_us is None and cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
             self.due_us = cause.scheduled_us
         # What has ticked has used up its time, and maybe others since.
-        self.tick_us = None
+        self._tick(*(self.tick_after or (None, "", "", None)))
 
     def run_ended(self, finished_us: int | None, owed: int) -> None:
         """It is over; `owed` is the number of the retry that nobody else will start."""
@@ -129,10 +133,19 @@ class Memory:
         elif cause.trigger is Trigger.AFTER:
             self.chain_us = 0
         is_on = self.started_us is not None and self.finished_us is None
-        if queues and self.tick_us is not None and (is_on or self.tick_manager != manager):
-            return
-        self.tick_us, self.tick_manager = moment_us, manager
-        self.tick_trigger, self.tick_due_us = cause.trigger or "", cause.scheduled_us
+        new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
+        if self.tick_us is not None and moment_us <= self.tick_called_us + _LATE_US:
+            self.tick_after = self.tick_after or new
+        elif not (queues and self.tick_us is not None and (is_on or self.tick_manager != manager)):
+            self._tick(*new)
+
+    def tick_called(self, moment_us: int) -> None:
+        """What waited, where runs queue, begins to start the run that was asked for."""
+        self.tick_called_us = moment_us if self.tick_us is not None else 0
+
+    def _tick(self, moment_us: int | None, manager: str, trigger: str, due_us: int | None) -> None:
+        self.tick_us, self.tick_manager, self.tick_trigger, self.tick_due_us = moment_us, manager, trigger, due_us
+        self.tick_called_us, self.tick_after = 0, []
 
     def chain_asked(self, moment_us: int, manager: str) -> None:
         """All jobs that it runs after have ended, and its start is asked for."""
@@ -179,13 +192,14 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         cause = _of_tick(started_us, definition, memory, manager, manager_us)
         if cause is not None:
             return cause
-    if memory.chain_manager == manager and memory.chain_us <= started_us <= memory.chain_us + _CHAIN_US:
+    chained_us = max(memory.chain_us, memory.held_us) + _CHAIN_US
+    if memory.chain_manager == manager and 0 < memory.chain_us <= started_us <= chained_us:
         return Cause(Trigger.AFTER)
     slack = definition.accuracy_us + _LATE_US
     retry = memory.retry
     if 0 < retry <= len(definition.retry_delays_us) and memory.retry_manager == manager:
         due = memory.retry_armed_us + definition.retry_delays_us[retry - 1]
-        if due - _EARLY_US <= started_us <= due + slack:
+        if due - _EARLY_US <= started_us <= max(due, memory.held_us) + slack:
             return Cause(Trigger.RETRY, retry + 1, due)
         if started_us < memory.retry_armed_us:  # the clock was set back, and how far nobody tells
             return Cause(Trigger.RETRY, retry + 1)
@@ -194,19 +208,24 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         first = memory.started_us is None or memory.started_us < memory.boot_timer_us
         if first and memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + _BOOT_US:
             return Cause(Trigger.BOOT, 1, None)
-    due_us = _due(started_us, definition.schedule, memory, slack)
+    due_us = _due(started_us, definition, memory, slack)
     if due_us is None:
         return Cause(Trigger.MANUAL)
     # A timer that was started later than now was started before the clock was set back.
     if memory.timer_us is not None and due_us < memory.timer_us <= started_us:
-        caught_up = definition.persistent and memory.timer_again
-        first = memory.timer_of_boot and (memory.started_us is None or memory.started_us < memory.timer_us)
-        late_us = _BOOT_US if first else _CATCH_UP_US
-        if caught_up and started_us <= memory.timer_us + definition.accuracy_us + late_us:
-            return Cause(Trigger.MISSED, 1, due_us)
-        return Cause(Trigger.MANUAL)
+        made_good = _makes_good(started_us, definition, memory)
+        return Cause(Trigger.MISSED, 1, due_us) if made_good else Cause(Trigger.MANUAL)
     late = started_us > max(due_us, memory.held_us) + slack and not _was_on(memory, due_us)
     return Cause(Trigger.MISSED if late else Trigger.SCHEDULE, 1, due_us)
+
+
+def _makes_good(started_us: int, definition: Definition, memory: Memory) -> bool:
+    """Whether the timer of the schedule was started shortly before, and runs then what it has missed."""
+    if memory.timer_us is None or not (definition.persistent and memory.timer_again):
+        return False
+    first = memory.timer_of_boot and (memory.started_us is None or memory.started_us < memory.timer_us)
+    late_us = _BOOT_US if first else _CATCH_UP_US
+    return started_us <= memory.timer_us + definition.accuracy_us + late_us
 
 
 def _was_on(memory: Memory, due_us: int) -> bool:
@@ -214,14 +233,23 @@ def _was_on(memory: Memory, due_us: int) -> bool:
     return memory.started_us is not None and memory.started_us < due_us <= (memory.finished_us or due_us)
 
 
-def _due(started_us: int, schedule: Schedule | None, memory: Memory, slack_us: int) -> int | None:
+def _is_unused(due_us: int, memory: Memory) -> bool:
+    return (memory.due_us or 0) < due_us and not _was_on(memory, due_us)
+
+
+def _due(started_us: int, definition: Definition, memory: Memory, slack_us: int) -> int | None:
     """The last time of the schedule before a start, if a timer can have started it then."""
+    schedule = definition.schedule
     due = last_due(schedule, started_us + _EARLY_US) if schedule is not None else None
     if due is not None and due > started_us and schedule is not None:
         # A little early for that time; or late for the one before, of a job that runs often on a busy machine.
         before = last_due(schedule, started_us) or 0
-        unused = (memory.timer_us or 0) <= before and (memory.due_us or 0) < before and not _was_on(memory, before)
-        due = before if unused and started_us - before <= slack_us else due
+        waited = (memory.timer_us or 0) <= before and started_us - before <= slack_us
+        due = before if waited and _is_unused(before, memory) else due
+    if due is not None and memory.timer_us is not None and memory.timer_us <= due and schedule is not None:
+        # A timer that has just started makes good first what it has missed.
+        missed = last_due(schedule, memory.timer_us) if _makes_good(started_us, definition, memory) else None
+        due = missed if missed is not None and memory.due_us is not None and _is_unused(missed, memory) else due
     # Times that are used up come again when the clock is set back.
     if due is None or (memory.due_us is not None and due <= memory.due_us <= started_us + _EARLY_US):
         return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sdcron.definition import Definition
     from sdcron.memories import Memories
 
-_BOOT = "@boot"
+_BOOT, _TICK, _QUEUED = "@boot", "@tick", "@queued"
 
 
 class Waits:
@@ -26,8 +26,18 @@ class Waits:
         self._define = define
         self._memories = memories
 
-    def ticked(self, job: str, when_us: int, manager: str, manager_us: int) -> None:
-        """A timer, or somebody, asks for a run of a job that does not skip."""
+    def asked(self, name: str, when_us: int, manager: str, manager_us: int) -> bool:
+        """A service of a job beside its own begins; whether it is one that overlap.py makes, for what does not skip."""
+        job, at, kind = name.rpartition("@")
+        kind = at + kind
+        if kind == _TICK:
+            self._ticked(job, when_us, manager, manager_us)
+        elif kind == _QUEUED and self._define(job) is not None:
+            self._memories.of(job).tick_called(when_us)
+        return kind in (_TICK, _QUEUED)
+
+    def _ticked(self, job: str, when_us: int, manager: str, manager_us: int) -> None:
+        """A timer, or somebody, asks for a run."""
         definition = self._define(job)
         if definition is None:
             return

@@ -373,6 +373,43 @@ def test_a_run_that_waited_was_due_when_the_first_tick_came() -> None:
     assert causes(place.close_all()) == [(Trigger.MANUAL, None)]
 
 
+def test_what_asks_while_the_run_before_is_being_started_asks_for_the_next() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    place.tell.succeeded("a", A)
+    place.tell.at(119.7)
+    tick(place)  # by hand
+    place.tell.at(119.9).starting("a@queued", "e" * 32)
+    place.tell.at(120)
+    tick(place)
+    place = place.again()
+    tick(place)
+    place.tell.at(120.3).starting("a", B)
+    place.tell.succeeded("a", B)
+    place.tell.starting("a@queued", "e" * 32)
+    for run_id in ("c" * 32, "d" * 32):
+        place.tell.starting("a", run_id)
+        place.tell.succeeded("a", run_id)
+    assert causes(place.close_all())[-3:] == [(Trigger.MANUAL, None), (Trigger.SCHEDULE, 120), (Trigger.MANUAL, None)]
+
+
+def test_a_waiting_run_that_was_never_begun_is_not_waited_for() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a@queued", "e" * 32)
+    place.tell.at(120)
+    tick(place)
+    place.tell.starting("a@queued", "e" * 32)
+    place.tell.starting("a", A)
+    place.tell.succeeded("a", A)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 120)]
+
+
 def test_a_tick_by_hand_is_no_due_time() -> None:
     place = journal(Overlap.QUEUE)
     place.tell.timer_started("sdcron-a.timer")

@@ -110,6 +110,38 @@ def test_what_a_persistent_timer_runs_at_a_boot_was_missed() -> None:
     assert cause(boot + SECOND, memory, skipping).trigger is Trigger.MANUAL
 
 
+@pytest.mark.parametrize("late_us", [10_000, 50_000, 400_000])
+def test_what_is_made_good_about_the_next_time_does_not_use_that_up(late_us: int) -> None:
+    boot = NOON - 30_000
+    memory = waiting(NOON - 3 * DAY, due_us=NOON - 2 * DAY)
+    memory.timer_started(boot, "m", "d")
+    missed = cause(boot + late_us, memory)
+    assert missed == Cause(Trigger.MISSED, 1, NOON - DAY)
+    memory.run_started(boot + late_us, missed)
+    memory.run_ended(boot + late_us + 1_000, 0)
+    assert cause(NOON + 500_000, memory) == Cause(Trigger.SCHEDULE, 1, NOON)
+
+
+@pytest.mark.parametrize("late_us", [10_000, 50_000, 400_000])
+def test_a_timer_that_starts_about_a_time_and_has_missed_nothing_starts_that(late_us: int) -> None:
+    boot = NOON - 30_000
+    due = Cause(Trigger.SCHEDULE, 1, NOON)
+    # It starts for the first time, or has done so not long ago; or the last time was used up.
+    assert cause(boot + late_us, waiting(boot)) == due
+    memory = waiting(NOON - HOUR)
+    memory.timer_started(boot, "m", "d")
+    assert cause(boot + late_us, memory) == due
+    memory = waiting(NOON - 3 * DAY, due_us=NOON - DAY)
+    memory.timer_started(boot, "m", "d")
+    assert cause(boot + late_us, memory) == due
+    # It makes nothing good, or started long ago.
+    memory = waiting(NOON - 3 * DAY, due_us=NOON - 2 * DAY)
+    memory.timer_started(boot, "m", "d")
+    assert cause(boot + late_us, memory, Definition(digest="d", schedule=DAILY.schedule, persistent=False)) == due
+    memory.timer_started(NOON - DAY + HOUR, "m", "d")
+    assert cause(boot + late_us, memory) == due
+
+
 def test_what_was_missed_may_have_to_wait_for_a_network_after_the_boot() -> None:
     memory = waiting(NOON - 3 * DAY)
     boot = NOON + 5 * HOUR
