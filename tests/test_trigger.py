@@ -188,6 +188,22 @@ def test_what_starts_at_the_end_of_a_retrys_wait_is_that_retry() -> None:
     assert cause(due + 500_000, memory).trigger is Trigger.MANUAL
 
 
+def test_what_waited_for_somebodys_run_for_an_instant_is_what_it_would_have_been() -> None:
+    memory = waiting()
+    memory.retry_started(1, NOON, "m")
+    memory.held_us = NOON + HOUR
+    due = NOON + 60 * SECOND
+    assert cause(NOON + HOUR + SECOND, memory) == Cause(Trigger.RETRY, 2, due)
+    assert cause(NOON + HOUR + 60 * SECOND, memory).trigger is Trigger.MANUAL
+    memory = waiting()
+    memory.chain_asked(NOON + HOUR, "m")
+    memory.held_us = NOON + 3 * HOUR
+    assert cause(NOON + 3 * HOUR + SECOND, memory) == Cause(Trigger.AFTER)
+    memory.run_started(NOON + 3 * HOUR + SECOND, Cause(Trigger.AFTER))
+    memory.run_ended(NOON + 3 * HOUR + 2 * SECOND, 0)
+    assert cause(NOON + 3 * HOUR + 4 * SECOND, memory).trigger is Trigger.MANUAL
+
+
 def test_a_regular_run_takes_the_place_of_a_retry() -> None:
     memory = waiting()
     memory.retry_started(1, NOON - 30 * SECOND, "m")
