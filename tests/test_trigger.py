@@ -189,7 +189,7 @@ def test_what_starts_at_the_end_of_a_retrys_wait_is_that_retry() -> None:
 
 
 def test_what_waited_for_somebodys_run_for_an_instant_is_what_it_would_have_been() -> None:
-    memory = waiting()
+    memory = waiting(due_us=NOON)
     memory.retry_started(1, NOON, "m")
     memory.held_us = NOON + HOUR
     due = NOON + 60 * SECOND
