@@ -195,7 +195,7 @@ def test_what_waited_for_somebodys_run_for_an_instant_is_what_it_would_have_been
     due = NOON + 60 * SECOND
     assert cause(NOON + HOUR + SECOND, memory) == Cause(Trigger.RETRY, 2, due)
     assert cause(NOON + HOUR + 60 * SECOND, memory).trigger is Trigger.MANUAL
-    memory = waiting()
+    memory = waiting(due_us=NOON)
     memory.chain_asked(NOON + HOUR, "m")
     memory.held_us = NOON + 3 * HOUR
     assert cause(NOON + 3 * HOUR + SECOND, memory) == Cause(Trigger.AFTER)
