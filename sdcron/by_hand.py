@@ -16,10 +16,10 @@ from sdcron.errors import BackendError
 from sdcron.escape import Place as Spot
 from sdcron.escape import escape
 from sdcron.files import Files
+from sdcron.handlers import home, systemctl_of_a_run
 from sdcron.job import Overlap
 from sdcron.overlap import is_by_hand, queued_name, slot_name, slot_of
 from sdcron.parameters import asked_variables, variable
-from sdcron.paths import Scope
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sdcron.installed import InstalledJob
-    from sdcron.paths import Paths
+    from sdcron.paths import Paths, Scope
     from sdcron.runs import Asked
 
 # What makes a service's failures retry (retry.py), what it is to other jobs (chain_units.py), and what keeps
@@ -86,10 +86,9 @@ def unit_text(job: InstalledJob, asked: Asked, scope: Scope, path: str, *, alone
         for name, value in (*values, *asked_variables(asked, job.timezone))
     ]
     if not any(line.startswith("Slice=") for line in lines):
-        # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
-        lines.append(f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}")
+        lines.append(home(scope))
     if alone:
-        script = " ".join(_ALONE).replace("SYSTEMCTL", _systemctl(scope))
+        script = " ".join(_ALONE).replace("SYSTEMCTL", systemctl_of_a_run(scope))
         lines.append(f"ExecCondition=+/bin/sh -c {escape(script, Spot.ARGUMENT)} sdcron-run {service}")
     lines.append(f"ExecStopPost=-+/bin/rm -f {escape(path, Spot.ARGUMENT)}")
     head = [line for line in unit.split("\n") if not _NOT_OF_ONE_RUN.fullmatch(line)]
@@ -97,11 +96,6 @@ def unit_text(job: InstalledJob, asked: Asked, scope: Scope, path: str, *, alone
     before = [service, *[queued_name(job.name)] * (job.overlap is Overlap.QUEUE)]
     head += [f"Before={' '.join(before)}"] * alone + ["CollectMode=inactive-or-failed"]
     return "\n".join([*head, "", "[Service]", *lines]) + "\n"
-
-
-def _systemctl(scope: Scope) -> str:
-    # Root's without the job's variables, which may be somebody else's: some say whom it asks.
-    return "/usr/bin/env -i /usr/bin/systemctl" if scope is Scope.SYSTEM else "/usr/bin/systemctl --user"
 
 
 def announce(fields: Mapping[str, str]) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.drop_ins import drop_in_name
 from sdcron.escape import Place, escape
+from sdcron.handlers import handler_text, systemctl, systemctl_of_a_run
 from sdcron.job import NOT_RUN, Overlap, Sandbox
 from sdcron.overlap import asked_unit
 from sdcron.paths import Scope
@@ -211,38 +212,20 @@ def _look(job: Job) -> tuple[str, ...]:
 
 def _shell(script: Sequence[str], scope: Scope, *words: str) -> str:
     """A command line that has the shell run a script with `words` as $0, $1 and so on."""
-    # Root's without the job's variables, which may be somebody else's: some say whom systemctl asks.
-    systemctl = "/usr/bin/env -i /usr/bin/systemctl" if scope is Scope.SYSTEM else "/usr/bin/systemctl --user"
-    text = " ".join(script).replace("SYSTEMCTL", systemctl)
+    text = " ".join(script).replace("SYSTEMCTL", systemctl_of_a_run(scope))
     return " ".join(escape(word, Place.ARGUMENT) for word in ["/bin/sh", "-c", text, *words])
 
 
 def _handler(job: Job, scope: Scope, what: str, unit: Sequence[str], command: str, ownership: Sequence[str]) -> str:
-    lines = [
-        "[Unit]",
-        f"Description={what} of sdcron job {job.name}",
-        *unit,
-        "StartLimitIntervalSec=0",
-        "",
-        "[Service]",
-        "Type=oneshot",
-        # As the retry handler: what a unit with an at sign would be in by itself would stay behind.
-        f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}",
-        f"ExecStart={command}",
-        f"SyslogIdentifier=sdcron-{job.name}",
-        f"LogExtraFields=SDCRON_JOB={job.name}",
-        *ownership,
-    ]
-    return "\n".join(lines) + "\n"
+    service = [f"ExecStart={command}"]
+    return handler_text(job.name, scope, f"{what} of sdcron job {job.name}", unit=unit, service=service, own=ownership)
 
 
 def _after_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]) -> str:
     due = f"{graph_dir(state_dir, job.name)}/{DUE}"
     paths = [f"!{path}" for path in marks(f"{state_dir}/paused", job.name)]
     conditions = [f"ConditionPathExists={escape(path, Place.VALUE)}" for path in (due, *paths)]
-    own_manager = ["--user"] if scope is Scope.USER else []
-    words = ["/usr/bin/systemctl", *own_manager, "start", "--quiet", "--no-block", asked_unit(job)]
-    command = " ".join(escape(word, Place.ARGUMENT) for word in words)
+    command = f"/usr/bin/{systemctl(scope)} start --quiet --no-block {asked_unit(job)}"
     return _handler(job, scope, "Start after others", [*header, *conditions], command, ownership)
 
 

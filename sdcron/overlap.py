@@ -12,14 +12,15 @@ import re
 from typing import TYPE_CHECKING
 
 from sdcron.escape import Place, escape
+from sdcron.handlers import handler_text, home, systemctl
 from sdcron.job import Overlap
-from sdcron.paths import Scope
 from sdcron.retry import retry_handler_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sdcron.job import Job
+    from sdcron.paths import Scope
 
 # restart: a tick that comes while the waiting unit is at work has it begin, and wait, anew; a start would be lost. The
 # mark is on disk before anything waits for it.
@@ -91,32 +92,19 @@ def overlap_units(
     unit, mark = slot_name(job.name, 1), queued_mark(state_dir, job.name)
     # What its chain asks for is as old as the start that comes of it, and gone with one that does not (chain_units.py).
     due = [f"{state_dir}/graph/{job.name}/due"] if job.after else []
-    # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
-    home = f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}"
 
     def handler(what: str, after: Sequence[str], script: Sequence[str], *words: str) -> str:
-        systemctl = "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
-        argv = ["/bin/sh", "-c", " ".join(script).replace("SYSTEMCTL", systemctl), "sdcron-overlap", *words]
+        text = " ".join(script).replace("SYSTEMCTL", systemctl(scope))
+        argv = ["/bin/sh", "-c", text, "sdcron-overlap", *words]
         lines = [
-            "[Unit]",
-            f"Description={what} of sdcron job {job.name}",
-            *header,
-            *after,
-            "StartLimitIntervalSec=0",
-            "",
-            "[Service]",
-            "Type=oneshot",
+            f"ExecStart={' '.join(escape(word, Place.ARGUMENT) for word in argv)}",
             # While it is at work, however long, whatever else ticks is lost.
             "TimeoutStartSec=1min",
-            home,
-            f"ExecStart={' '.join(escape(word, Place.ARGUMENT) for word in argv)}",
-            f"SyslogIdentifier=sdcron-{job.name}",
-            f"LogExtraFields=SDCRON_JOB={job.name}",
             # Not what a run prints, which systemd-cat writes with other levels.
             "SyslogLevel=notice",
-            *ownership,
         ]
-        return "\n".join(lines) + "\n"
+        description = f"{what} of sdcron job {job.name}"
+        return handler_text(job.name, scope, description, unit=[*header, *after], service=lines, own=ownership)
 
     tick, queued = tick_name(job.name), queued_name(job.name)
     # It has nothing to reload: what is referred to stays in memory as long as the timer, as a service of its own would,
@@ -137,7 +125,7 @@ def overlap_units(
     if job.overlap is Overlap.ALLOW:
         # One that failed leaves memory: the records tell of it.
         alike = service.replace("[Unit]\n", "[Unit]\nCollectMode=inactive-or-failed\n", 1)
-        alike = alike.replace("\n[Service]\nType=oneshot\n", f"\n[Service]\nType=oneshot\n{home}\n", 1)
+        alike = alike.replace("\n[Service]\nType=oneshot\n", f"\n[Service]\nType=oneshot\n{home(scope)}\n", 1)
         slots = [(slot_name(job.name, number), alike) for number in range(2, job.max_parallel + 1)]
         script, most = (*_ALLOW, *_IS_DROPPED[: len(due)]), str(job.max_parallel)
         return [(tick, handler("Due time", held, script, f"sdcron-{job.name}", most, *due)), *slots]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdcron.escape import Place, escape
+from sdcron.handlers import handler_text, systemctl, systemctl_of_a_run
 from sdcron.job import Overlap, Sandbox
 from sdcron.paths import Scope
 from sdcron.span import span
@@ -78,9 +79,7 @@ def gave_up_after(job: Job, scope: Scope) -> tuple[list[str], list[str]]:
     """The [Unit] and [Service] lines of a job's service that make its failures retry."""
     retry = _retry(job)
     timers = " ".join(retry_timer_name(job.name, attempt) for attempt in range(1, retry.attempts + 1))
-    # Without the job's variables, which may be somebody else's: some say whom systemctl asks.
-    systemctl = f"/usr/bin/env -i {_systemctl(scope)}" if scope is Scope.SYSTEM else _systemctl(scope)
-    script = escape(" ".join(_LAST_WORD).replace("SYSTEMCTL", systemctl), Place.ARGUMENT)
+    script = escape(" ".join(_LAST_WORD).replace("SYSTEMCTL", systemctl_of_a_run(scope)), Place.ARGUMENT)
     words = f"sdcron-retry sdcron-{job.name}.service %t/sdcron/retry/{job.name}"
     unit = [f"OnFailure={retry_handler_name(job.name)}", f"Conflicts={timers}"]
     service = [f"ExecStopPost=-+/bin/sh -c {script} {words}"]
@@ -120,34 +119,16 @@ def _retry(job: Job) -> Retry:
     return job.retry
 
 
-def _systemctl(scope: Scope) -> str:
-    return "systemctl" if scope is Scope.SYSTEM else "systemctl --user"
-
-
 def _handler(job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[str], more_words: list[str]) -> str:
     retry = _retry(job)
     codes = " ".join(str(code) for code in retry.on_exit) or "-"
     unit = f"sdcron-{job.name}"
-    systemctl = _systemctl(scope)
     # systemd.syntax(7): a backslash at the end of a line joins the next one with a blank, inside quotes too.
     more = {Overlap.REPLACE: [_REPLACED], Overlap.QUEUE: [_QUEUED]}.get(job.overlap, [])
     steps = [*_HANDLER[:2], *more, *_HANDLER[2:]]
-    script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl), Place.ARGUMENT)[1:-1] for step in steps)
+    script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl(scope)), Place.ARGUMENT)[1:-1] for step in steps)
     words = " ".join(escape(word, Place.ARGUMENT) for word in ["sdcron-retry", unit, str(retry.attempts), codes])
     more_words = [escape(word, Place.ARGUMENT) for word in more_words]
-    lines = [
-        "[Unit]",
-        f"Description=Retry of sdcron job {job.name} after a failure",
-        *header,
-        "StartLimitIntervalSec=0",
-        "",
-        "[Service]",
-        "Type=oneshot",
-        # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
-        f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}",
-        " ".join([f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}', *more_words]),
-        f"SyslogIdentifier={unit}",
-        f"LogExtraFields=SDCRON_JOB={job.name}",
-        *ownership,
-    ]
-    return "\n".join(lines) + "\n"
+    command = " ".join([f'ExecStart=/bin/sh -c "{script}" {words} %t/sdcron/retry/{job.name}', *more_words])
+    description = f"Retry of sdcron job {job.name} after a failure"
+    return handler_text(job.name, scope, description, unit=header, service=[command], own=ownership)

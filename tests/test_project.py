@@ -28,7 +28,7 @@ ORDER = """
     yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_locks job_parameters
     job_together job_keys jobfile template
     folder_times folders engine_support settings log_files status_log
-    pauses findings sandbox retry overlap unit_conditions drop_ins chain_units units verify
+    pauses findings sandbox handlers retry overlap unit_conditions drop_ins chain_units units verify
     graph jobset drawing
     elsewhere installed backends plan local_jobs links applied engine_socket messages
     backends.unit_syntax backends.unit_values backends.transient backends.systemd backends.local

@@ -87,7 +87,7 @@ class Machine:
 
     def _run(self, command: str, environment: dict[str, str]) -> Handled:
         argv = [
-            word.replace("$$", "$").replace("PATH=/usr/bin:/bin", "true").replace("/usr/bin/env -i ", "")
+            word.replace("$$", "$").replace("PATH=/usr/bin:/bin", "true").replace("/usr/bin/env -i /usr/bin/", "")
             for word in words(command.replace("%t", str(self._run_dir)).replace("%%", "%"))
         ]
         self._started.write_text("")
