@@ -22,7 +22,7 @@ from sdcron.files import Files
 from sdcron.hosts import belongs
 from sdcron.job import RESERVED_NAMES
 from sdcron.jobfile import is_job_name, parse_text
-from sdcron.jobset import JobPaths, JobSet
+from sdcron.jobset import JobPaths, JobSet, check_together
 from sdcron.operations import Desired, compile_jobs, connect, file_context, plan_jobs, writing_hint
 from sdcron.pauses import read_pauses
 from sdcron.queries import find_job
@@ -172,6 +172,10 @@ def plan_of(place: Place, draft: Draft) -> Plan:
         raise JobFileError(problems)
     here = tuple(job for job in jobs if belongs(job, context.host))
     others = tuple(job for job in jobs if not belongs(job, context.host))
+    # Where a key stands is looked up in the file.
+    drafted = [replace(job, source=replace(job.source, path=str(draft.copy))) for job in here]
+    if together := check_together(drafted):
+        raise JobFileError(tuple(together))
     pauses = read_pauses(place.paths)
     compiled = compile_jobs(place, JobSet(here, elsewhere=others, host=context.host))
     desired = Desired(

@@ -103,10 +103,15 @@ def read_files(
     jobs.sort(key=lambda job: job.name)
     here = tuple(job for job in jobs if belongs(job, context.host))
     elsewhere = tuple(job for job in jobs if not belongs(job, context.host))
-    problems.update(dict.fromkeys((*_repeated_names(here, elsewhere, taken), *_circles(here), *_parallel(here))))
+    problems.update(dict.fromkeys((*_repeated_names(here, elsewhere, taken), *check_together(here))))
     if problems:
         raise JobFileError(tuple(problems))
     return JobSet(here, found.directories, found.files, elsewhere, context.host)
+
+
+def check_together(jobs: Sequence[Job]) -> list[Problem]:
+    """A problem for jobs of one machine that wait for each other, or for what nothing can wait for."""
+    return [*_circles(jobs), *_parallel(jobs)]
 
 
 def check_hosts(jobs: JobSet) -> tuple[Problem, ...]:

@@ -426,9 +426,10 @@ def a_run_that_waited_was_due_while_the_one_before_it_was_on(world: World) -> St
     found = world.seen["queues-often"][:4]
     assert [run["trigger"] for run in found] == ["schedule"] * 4
     assert min(waits(found)) >= 0
+    # The next may be due while one is still to begin, on a busy machine.
     for before, run in itertools.pairwise(found):
-        [due] = instants([run])
-        assert when(before["started_at"]) < due <= when(before["finished_at"]), (before, run)
+        [earlier, due] = instants([before, run])
+        assert earlier < due <= when(before["finished_at"]), (before, run)
     have_no_more(world, "queues-often")
 
 

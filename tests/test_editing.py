@@ -152,6 +152,16 @@ def test_what_is_not_changed_is_not_applied(
     [
         ("echo 'shedule: x' >>\"$1\"", 3, "did you mean"),
         ("echo 'ping: https://example.org/x' >>\"$1\"", 3, "not supported yet"),
+        (
+            "printf 'jobs:\n  a:\n    command: x\n    after: b\n  b:\n    command: x\n    needs: a\n' >\"$1\"",
+            3,
+            "backup.yaml:4:5: jobs wait for each other: a -> b -> a",
+        ),
+        (
+            "printf 'jobs:\n  a:\n    command: x\n    overlap: allow\n  b:\n    command: x\n    after: a\n' >\"$1\"",
+            3,
+            "backup.yaml:7:5: 'a' has 'overlap: allow'",
+        ),
         ("echo 'timeout: 1s' >>\"$1\"; exit 3", 1, "ended with exit status 3"),
         ('rm "$1"', 1, "cannot be read"),
     ],
