@@ -247,9 +247,12 @@ class SystemdWorld(RealWorld):
 
     def _start(self, names: Sequence[str]) -> None:
         # One command for all: `sdcron run` is for one. What does not skip is asked for as timers ask.
-        asked = {name: "overlap" in self._jobs[name] for name in names}
-        units = [f"sdcron-{name}{'@tick' * beside}.service" for name, beside in asked.items()]
-        self.machine.run(["systemctl", "start", "--no-block", *units])
+        asks = [f"sdcron-{name}@tick.service" for name in names if "overlap" in self._jobs[name]]
+        begins = [f"sdcron-{name}.service" for name in names if "overlap" not in self._jobs[name]]
+        # The one is over when it has asked, the other when the run is.
+        for units, how in ((asks, []), (begins, ["--no-block"])):
+            if units:
+                self.machine.run(["systemctl", "start", *how, *units])
 
     def go_down(self, how: Down, seconds: float) -> None:
         """Interrupt everything, for at least so many seconds, and come back."""

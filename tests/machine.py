@@ -69,14 +69,27 @@ COMMAND = 'echo 0 >"$0" && exec "$@"'
 
 #: Removes every trace of sdcron from a machine, its clock and its other units untouched.
 RESET = """
+if [ -S /run/user/1000/bus ]; then
+    export XDG_RUNTIME_DIR=/run/user/1000
+    as_tester() { setpriv --reuid=1000 --regid=1000 --init-groups "$@"; }
+    as_tester systemctl --user stop --no-block 'sdcron-*.timer' 2>/dev/null
+    as_tester systemctl --user stop 'sdcron-*.timer' 'sdcron-*.service' 'sdcron-*.path' 'sdcron-*.target' 2>/dev/null
+fi
 systemctl stop --no-block 'sdcron-*.timer' 2>/dev/null
 systemctl stop 'sdcron-*.timer' 'sdcron-*.service' 'sdcron-*.path' 'sdcron-*.target' 2>/dev/null
 for dir in /etc/systemd/system /etc/systemd/user /run/systemd/system /run/systemd/transient; do
     [ ! -d "$dir" ] || find "$dir" -depth -name 'sdcron-*' -exec rm -rf {} +
 done
 rm -rf /var/lib/systemd/timers/stamp-sdcron-* /var/lib/sdcron /run/sdcron /etc/sdcron /var/log/sdcron
+cd /home/tester && rm -rf .config/systemd/user/*sdcron-* .config/systemd/user/*/sdcron-* .config/sdcron \
+    .local/share/systemd/timers/stamp-sdcron-* .local/state/sdcron /run/user/1000/sdcron \
+    /run/user/1000/systemd/user/sdcron-* /run/user/1000/systemd/transient/sdcron-*
 systemctl daemon-reload
 systemctl reset-failed 'sdcron-*' 2>/dev/null
+if [ -S /run/user/1000/bus ]; then
+    as_tester systemctl --user daemon-reload
+    as_tester systemctl --user reset-failed 'sdcron-*' 2>/dev/null
+fi
 exit 0
 """
 

@@ -175,7 +175,7 @@ def test_a_run_is_followed_until_it_ends(world: LocalWorld) -> None:
         assert world.sdcron(*wrong)[0] == 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to run a job as another user takes root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to run a job as another user")
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="needs a Python that everybody may run")
 def test_a_job_of_another_user_is_heard(world: LocalWorld) -> None:
     checkout = Path(__file__).resolve().parent.parent
