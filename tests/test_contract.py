@@ -525,14 +525,15 @@ def the_next_run_takes_the_place_of_the_one_that_is_on(world: World) -> Steps:
 
 @contract()
 def each_time_replaces_the_run_before(world: World) -> Steps:
-    job = {"schedule": "*/2 * * * * *", "missed": "skip", "overlap": "replace", "command": acts(Act(lasts=100))}
+    # While systemd reads a hundred units anew, on a busy machine, it starts nothing for two seconds and more.
+    job = {"schedule": "*/5 * * * * *", "missed": "skip", "overlap": "replace", "command": acts(Act(lasts=100))}
     world.apply({"replaces-often": job})
     yield runs(world, "replaces-often", 3)
     found = world.seen["replaces-often"][:3]
     assert brief(found) == [("schedule", 1, "killed")] * 3
     assert {run["reason"] for run in found} == {"replaced by the next run"}
     due = instants(found)
-    assert [b - a for a, b in itertools.pairwise(due)] == [timedelta(seconds=2)] * 2
+    assert [b - a for a, b in itertools.pairwise(due)] == [timedelta(seconds=5)] * 2
     have_no_more(world, "replaces-often")
 
 
@@ -799,7 +800,8 @@ def a_lock_with_a_parameter_is_one_for_each_value(world: World) -> Steps:
 def jobs_of_several_users_share_a_lock(world: World) -> Steps:
     users = ["daemon", "nobody", "root"] if ROOT else [""]
     names = {f"of-{user or 'itself'}": {"user": user} if user else {} for user in users}
-    command = acts(Act(lasts=1)) if world.backend == "fake" else ["/bin/sleep", "1"]
+    now = "date +%s.%N"
+    command = acts(Act(lasts=1)) if world.backend == "fake" else ["/bin/sh", "-c", f"{now}; sleep 1; {now}"]
     world.apply(
         {name: {**user, "lock": "common", "lock_wait": "1m", "command": command} for name, user in names.items()}
     )
@@ -808,10 +810,14 @@ def jobs_of_several_users_share_a_lock(world: World) -> Steps:
         world.start(*names)
         for name in names:
             yield runs(world, name, count)
-    found = sorted((run for name in names for run in world.seen[name]), key=lambda run: str(run["finished_at"]))
+    found = [run for name in names for run in world.seen[name]]
     assert {run["outcome"] for run in found} == {"success"}
-    ends = [when(run["finished_at"]).timestamp() for run in found]
-    assert min((after - before for before, after in itertools.pairwise(ends)), default=1) > 0.9
+    if world.backend == "fake":
+        on = sorted((end - 1, end) for end in (when(run["finished_at"]).timestamp() for run in found))
+    else:
+        # As they say themselves: who else looks may be late.
+        on = sorted(tuple(map(float, run["stdout"].split())) for run in found)
+    assert all(ended <= begins for (_, ended), (begins, _) in itertools.pairwise(on)), on
 
 
 # Retries
