@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import SdcronError
 from sdcron.installed import read_one
-from sdcron.job import Overlap
+from sdcron.job import NOT_RUN, Overlap
 from sdcron.messages import uid_of
 from sdcron.output import KEEP, Patterns, compile_patterns
 from sdcron.record import look
-from sdcron.unit_locks import HELD_STATUS
 from sdcron.units import service_name, timer_name
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ class Definitions:
             accuracy_us=job.accuracy // _MICROSECOND,
             retry_delays_us=tuple(delay // _MICROSECOND for delay in job.retry_delays),
             retry_on_exit=job.retry_on_exit,
-            success_exit=job.directive("SuccessExitStatus") not in ("", str(HELD_STATUS)),
+            success_exit=job.directive("SuccessExitStatus") not in ("", str(NOT_RUN)),
             keep=job.output_keep,
             patterns=compile_patterns(job.redact),
             overlap=job.overlap,

@@ -38,12 +38,6 @@ def job_of(name: str) -> str:
     return name.rpartition("/")[2].removeprefix(_PREFIX).removesuffix(".conf")
 
 
-def upstream_of(name: str) -> str:
-    """The job whose unit a drop-in adds to; empty for one that adds to another of its units than its service."""
-    stem = unit_of(name).removeprefix(_PREFIX).removesuffix(".service")
-    return "" if "@" in stem else stem
-
-
 def directories(unit_dir: Path | str) -> Iterator[str]:
     """The names of the directories for drop-ins of sdcron's services."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(unit_dir) as entries:

@@ -259,12 +259,12 @@ class Engine:
         return active
 
     def _begin(self, active: ActiveRun, *, again: bool = False) -> None:
+        missing = self.book.gated.pop(active.run.run_id, "")
         if active.phase is Phase.OVER or active.was_asked_to_stop:
             self._over(active)
             return
         active.began = self._clock.monotonic()
         self.book.begins(active.run, active.job, again=again)
-        missing = self.book.gated.pop(active.run.run_id, "")
         if missing:
             active.skip(missing)
             self._attach(active)

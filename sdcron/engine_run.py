@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from sdcron.job import Otherwise
+from sdcron.job import NOT_RUN, Otherwise
 from sdcron.lock_skips import skip
 from sdcron.open_run import REPLACED, SHUT_DOWN, STOPPED
-from sdcron.unit_locks import HELD_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -257,7 +256,7 @@ class ActiveRun:
             run = self.run
             run.exit_kind, run.exit_status = ended.kind, ended.status
             run.cpu_us = ended.cpu_us
-            reserved = (HELD_STATUS,) if self.job.lock else ()
+            reserved = (NOT_RUN,) if self.job.lock else ()
             run.result = run.result or result_of(ended, self.job.success_exit + reserved)
         self.look_at = now
 

@@ -19,7 +19,10 @@ RESERVED_NAMES = frozenset({"boot", "collector", "engine"})
 MAX_PARALLEL = 16
 """How many runs of a job that allows several may be on, unless it says."""
 NOT_RUN = 248
-"""The exit status by which a job's own wrapper says that it did not run: none of a failure, and none of a success."""
+"""The exit status by which a job's own wrapper says that it did not run, as without a lock that is held.
+
+It is none of systemd.exec(5), "Process Exit Codes"; to systemd it is a success.
+"""
 
 
 class Missed(StrEnum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdcron.errors import UsageError
-from sdcron.job import Passthrough
+from sdcron.job import NOT_RUN, Passthrough
 from sdcron.job_schema import label
 from sdcron.parameters import defaults_of, names_in
-from sdcron.unit_locks import HELD_STATUS, LOCK_NAME, MOST_LOCKS, lock_names, reads_files
+from sdcron.unit_locks import LOCK_NAME, MOST_LOCKS, lock_names, reads_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,10 +42,10 @@ def check_locks(draft: Draft, fields: Mapping[str, Data]) -> None:
         message = "a lock with a parameter does not go with 'environment_file'"
         draft.refuse(("lock",), message, "read the file in a `script` instead: . /etc/default/app", at_key=True)
     retry = fields.get("retry")
-    if retry is not None and HELD_STATUS in retry.on_exit:
+    if retry is not None and NOT_RUN in retry.on_exit:
         draft.refuse(
             ("retry", "on_exit"),
-            f"exit code {HELD_STATUS} says of a job with locks that it could not get one",
+            f"exit code {NOT_RUN} says of a job with locks that it could not get one",
             "such a run is skipped, and never retried; take another exit code",
         )
     interpreter = fields.get("interpreter")

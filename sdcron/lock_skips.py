@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sdcron.job import NOT_RUN
 from sdcron.messages import text_of
-from sdcron.unit_locks import HELD_MESSAGE, HELD_STATUS, LOCK_NAME
+from sdcron.unit_locks import HELD_MESSAGE, LOCK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,7 +38,7 @@ def told_lock(get: Get, uids: Collection[bytes]) -> tuple[str, str] | None:
 
 def note_held_lock(run: OpenRun) -> None:
     """Have a run that is over and did not get a lock be one that was skipped."""
-    if run.lock and run.result == "success" and not run.stopped and run.exit_status in (None, HELD_STATUS):
+    if run.lock and run.result == "success" and not run.stopped and run.exit_status in (None, NOT_RUN):
         skip(run, run.lock)
         run.exit_kind, run.exit_status = "", None
 

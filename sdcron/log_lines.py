@@ -24,8 +24,7 @@ from sdcron.messages import (
 )
 from sdcron.open_run import STOPPED, OpenRun
 from sdcron.output import Patterns, redact
-from sdcron.overlap import slot_of, tick_name
-from sdcron.retry import retry_handler_name
+from sdcron.overlap import slot_of
 from sdcron.runs import microseconds_of, moment_of, rfc3339
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Assembly:
         """`uids` are whose processes the job's lines may come from; `record_of` gives the record of a run, if any."""
         self._job = job
         self._identifier = f"sdcron-{job}".encode()
-        self._handlers = (retry_handler_name(job).encode(), tick_name(job).encode())
+        self._beside = f"sdcron-{job}@".encode()
         self._uids = tuple(str(uid).encode() for uid in uids)
         prefix = "USER_" if user else ""
         self._unit_field, self._by_unit, self._id_field = (
@@ -129,7 +128,12 @@ class Assembly:
             and is_of_manager(get, self._uids[0] if self._user else None)
         ):
             return self._event(get, when)
-        if unit in self._handlers and identifier == self._identifier:
+        if (
+            unit is not None
+            and unit.startswith(self._beside)
+            and not self._runs(unit)
+            and identifier == self._identifier
+        ):
             # journald reads streams and messages by turns: this may come before the failure that it is about.
             self._said.append(LogLine(when, "sdcron", self._text(get("MESSAGE"))))
             return []
@@ -158,6 +162,10 @@ class Assembly:
     def _runs(self, unit: bytes | None) -> bool:
         """Whether the job's runs are of this unit."""
         return unit is not None and slot_of(unit.decode("ascii", "replace"))[0] == self._job
+
+    def _is_beside(self, unit: bytes | None) -> bool:
+        """Whether it is one of the job's handlers, as that of its retries."""
+        return unit is not None and unit.startswith(self._beside) and not self._runs(unit)
 
     def settle(self, *, last: bool = False) -> list[LogLine]:
         """What is held back: the end of a run, and lines whose ends did not come before that, or before the `last`."""

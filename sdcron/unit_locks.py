@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import UsageError
 from sdcron.escape import Place, escape, escape_template
-from sdcron.job import Sandbox
+from sdcron.job import NOT_RUN, Sandbox
 from sdcron.parameters import filled, names_in
 from sdcron.paths import Scope
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from sdcron.job import Job, Passthrough
 
-HELD_STATUS = 248
-"""What a run ends with that did not get a lock; none of systemd.exec(5), "Process Exit Codes", and a success there."""
 HELD_MESSAGE = "1ca2b1cf1a8f4e5cb7c9a5f4d3f0e27d"
 """MESSAGE_ID= of what it says in the journal, with its own id and the lock."""
 MOST_LOCKS = 7
@@ -49,8 +47,8 @@ _TAKE = (
     "unset PWD OLDPWD SHLVL; set -f; sdcron_fd=9 sdcron_how=-n;",
     "for sdcron_lock in $2; do",
     'eval "exec $sdcron_fd"\'<"$1/$sdcron_lock"\';',
-    f'/usr/bin/flock -E {HELD_STATUS} $sdcron_how "$sdcron_fd"; sdcron_got=$?;',
-    f'[ "$sdcron_got" != {HELD_STATUS} ] || printf "%s\\n" MESSAGE_ID={HELD_MESSAGE} PRIORITY=5',
+    f'/usr/bin/flock -E {NOT_RUN} $sdcron_how "$sdcron_fd"; sdcron_got=$?;',
+    f'[ "$sdcron_got" != {NOT_RUN} ] || printf "%s\\n" MESSAGE_ID={HELD_MESSAGE} PRIORITY=5',
     '"SYSLOG_IDENTIFIER=$0"',
     '"INVOCATION_ID=$INVOCATION_ID" "SDCRON_LOCK=$sdcron_lock" "MESSAGE=not run: lock $sdcron_lock is held"',
     '| /usr/bin/logger --journald; [ "$sdcron_got" = 0 ] || exit "$sdcron_got";',
@@ -127,7 +125,7 @@ def lock_service(job: Job, scope: Scope) -> list[str]:
     if not job.lock:
         return []
     lines = [] if needs_lock_unit(job, scope) else [f"ExecStartPre=+{_make(job)}"]
-    lines.append(f"SuccessExitStatus={HELD_STATUS}")
+    lines.append(f"SuccessExitStatus={NOT_RUN}")
     if job.sandbox is not Sandbox.NONE and scope is Scope.USER:
         # A user manager ignores the +, so a sandboxed run must be able to write there.
         lines += ["RuntimeDirectory=sdcron/locks", "RuntimeDirectoryPreserve=yes"]

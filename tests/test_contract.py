@@ -816,7 +816,7 @@ def jobs_of_several_users_share_a_lock(world: World) -> Steps:
         on = sorted((end - 1, end) for end in (when(run["finished_at"]).timestamp() for run in found))
     else:
         # As they say themselves: who else looks may be late.
-        on = sorted(tuple(map(float, run["stdout"].split())) for run in found)
+        on = sorted((float(begin), float(end)) for begin, end in (run["stdout"].split() for run in found))
     assert all(ended <= begins for (_, ended), (begins, _) in itertools.pairwise(on)), on
 
 

@@ -23,12 +23,11 @@ from sdcron.engine_run import (
     signal_name,
     signal_number,
 )
-from sdcron.job import Job, Otherwise, Source, When
+from sdcron.job import NOT_RUN, Job, Otherwise, Source, When
 from sdcron.open_run import SHUT_DOWN, STOPPED, OpenRun
 from sdcron.process import Ended
 from sdcron.process_tree import Process
 from sdcron.runs import Outcome
-from sdcron.unit_locks import HELD_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -357,7 +356,7 @@ def test_a_run_without_room_for_its_process_gives_its_locks_back(stage: Callable
     one.begin()
     assert others.take("x", one.active.job, 0) is not None
     others.leave("x", one.active.job)
-    one.ends(101, status=HELD_STATUS)
+    one.ends(101, status=NOT_RUN)
     assert one.record().outcome is Outcome.SUCCESS
     one.active.close(one.take)
     assert others.take("x", one.active.job, 0) is None

@@ -176,6 +176,14 @@ def test_only_lines_that_journald_vouches_for_are_taken(entry: Entry, taken: boo
     assert (len(take([BEGIN, entry])) == 2) is taken
 
 
+@pytest.mark.parametrize("handler", ["tick", "queued", "after", "skipped"])
+def test_what_the_other_handlers_say_is_sdcrons_too(handler: str) -> None:
+    says = printed("Failed to start", 4, run_id=HANDLER, _SYSTEMD_UNIT=f"sdcron-backup@{handler}.service")
+    assert told(take([BEGIN, says, END]))[1:] == [("end", "success"), ("sdcron", "Failed to start")]
+    beside = printed("one", 6, run_id=NEXT, _SYSTEMD_UNIT="sdcron-backup@2.service")
+    assert ("stdout", "one") in told(take([BEGIN, beside, END]))
+
+
 def test_what_the_retry_handler_says_is_sdcrons_and_no_runs() -> None:
     says = printed("retry 1 of 3 is waiting", 5, run_id=HANDLER, _SYSTEMD_UNIT="sdcron-backup@retry.service")
     lines = take([BEGIN, manager(FAILED, UNIT_RESULT="timeout"), says])
