@@ -59,7 +59,10 @@ class Locks:
         if not held:
             self._until.pop(run_id, None)
             return None
-        until = self._until.setdefault(run_id, now + job.lock_wait.total_seconds())
+        # A process that is being started has a copy of every descriptor until it executes its program: what others hold
+        # is looked at twice at least.
+        wait = max(job.lock_wait.total_seconds(), 0 if behind else _LOOK_AGAIN_SECONDS)
+        until = self._until.setdefault(run_id, now + wait)
         if now >= until:
             return Held(held, None)
         return Held(held, until if behind else min(now + _LOOK_AGAIN_SECONDS, until))
