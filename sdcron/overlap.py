@@ -126,7 +126,9 @@ def overlap_units(
         # One that failed leaves memory: the records tell of it.
         alike = service.replace("[Unit]\n", "[Unit]\nCollectMode=inactive-or-failed\n", 1)
         alike = alike.replace("\n[Service]\nType=oneshot\n", f"\n[Service]\nType=oneshot\n{home(scope)}\n", 1)
-        slots = [(slot_name(job.name, number), alike) for number in range(2, job.max_parallel + 1)]
+        # The last word of a run asks about its own service (chain_units.py).
+        own = [slot_name(job.name, number) for number in range(2, job.max_parallel + 1)]
+        slots = [(slot, alike.replace(f" sdcron-succeeded {unit} ", f" sdcron-succeeded {slot} ")) for slot in own]
         script, most = (*_ALLOW, *_IS_DROPPED[: len(due)]), str(job.max_parallel)
         return [(tick, handler("Due time", held, script, f"sdcron-{job.name}", most, *due)), *slots]
     return []

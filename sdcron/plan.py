@@ -110,7 +110,8 @@ class Change:
         lines: list[str] = []
         for name in sorted({*before, *after}):
             alike = slot_name(self.name, 2) if slot_of(name)[1] > 2 else ""
-            same = alike and (before.get(name), after.get(name)) == (before.get(alike), after.get(alike))
+            pairs = [(texts.get(name, ""), texts.get(alike, "")) for texts in (before, after)] if alike else []
+            same = alike and all(_is_alike(text, name, other, alike) for text, other in pairs)
             if same or before.get(name) == after.get(name):
                 continue
             lines += difflib.unified_diff(
@@ -120,6 +121,11 @@ class Change:
                 tofile=f"desired/{name}" if name in after else "/dev/null",
             )
         return "".join(lines)
+
+
+def _is_alike(text: str, name: str, other_text: str, other: str) -> bool:
+    """Whether two units are the same but for their names, which they may have in them."""
+    return [line.replace(name, other) for line in _without_digest(text)] == _without_digest(other_text)
 
 
 def _without_digest(text: str) -> list[str]:

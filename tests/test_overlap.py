@@ -310,15 +310,22 @@ def test_services_beside_each_other_are_alike_and_their_names_lead_back() -> Non
         "Slice=app.slice",
     }
     assert [slot_of(name) for name in names] == [(job.name, 1), (job.name, 2), (job.name, 3)]
+    gated = compile_job(replace(job, needs=("x",)), directory="/", scope=Scope.USER, state_dir="/state").units
+    # What a run does at its end, with what it needs, it does as itself.
+    ends = [
+        setting(unit.text, "ExecStopPost").rpartition(" sdcron-succeeded ")[2] for unit in gated if unit.name in names
+    ]
+    assert [end.partition(" ")[0] for end in ends] == names
     for other in (tick_name("a"), queued_name("a"), "sdcron-a@retry.service", "sdcron-a@2.timer", "a.service"):
         assert slot_of(other) == ("", 0)
 
 
 def test_a_plan_shows_one_of_several_services_that_are_alike() -> None:
-    job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=Overlap.ALLOW, max_parallel=5)
+    job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=Overlap.ALLOW, max_parallel=5, needs=("x",))
     compiled = compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir="/state")
     shown = [line for line in Change(Action.ADD, "a", None, compiled).diff().splitlines() if line.startswith("+++")]
-    assert shown == [f"+++ desired/{name}" for name in ("sdcron-a.service", "sdcron-a@2.service", tick_name("a"))]
+    names = ("sdcron-a.service", "sdcron-a@2.service", tick_name("a"), "sdcron-x.service.d/sdcron-a.conf")
+    assert shown == [f"+++ desired/{name}" for name in names]
     units = {unit.name: unit.text for unit in compiled.units}
     edited = InstalledJob("a", "/", "/a.yaml", {**units, "sdcron-a@4.service": "[Unit]\n"})
     assert "--- installed/sdcron-a@4.service" in Change(Action.CHANGE, "a", edited, compiled).diff()
