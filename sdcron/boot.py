@@ -65,17 +65,16 @@ def after_boot(place: Place) -> int:
     def tell(job: str, text: str) -> None:
         write(f"{PREFIX}{job}: {text}", SYSLOG_IDENTIFIER=f"{PREFIX}{job}", SDCRON_JOB=job, PRIORITY="5")
 
-    start_queued(place, tell)
-
+    begun = start_queued(place, tell)
     _wait_for_collector(place)
     store = Store.read(database(place.paths))
     if store is None:
-        return start_chains(place, None)
+        return start_chains(place, None, begun)
     try:
         owed = tuple(owed_retries(store, boot_id(), time.time_ns() // 1000))
         owed = not_given_up(place.paths, owed)
         tell_of_cut_off(place.paths, store, {entry.job for entry in owed})
-        started = start_chains(place, store)
+        started = start_chains(place, store, begun)
     finally:
         store.close()
     if owed:
@@ -84,16 +83,17 @@ def after_boot(place: Place) -> int:
     return started
 
 
-def start_queued(place: Place, tell: Callable[[str, str], object]) -> None:
-    """Have the runs begin that waited for the end of others when the machine went down. Raises SdcronError, OSError.
+def start_queued(place: Place, tell: Callable[[str, str], object]) -> frozenset[str]:
+    """Have the runs begin that waited for the end of others when the machine went down; returns of which jobs.
 
-    None of a job that is paused, or does not queue any more.
+    None of a job that is paused, or does not queue any more. Raises SdcronError, OSError.
     """
     paths = place.paths
     names = sorted(mark.name for mark in paths.queued_dir.iterdir()) if paths.queued_dir.is_dir() else []
     if not names:
-        return
+        return frozenset()
     pauses = read_pauses(paths)
+    begun = set()
     with connect(place) as backend:
         for name in names:
             job = read_one(paths, name)
@@ -101,7 +101,9 @@ def start_queued(place: Place, tell: Callable[[str, str], object]) -> None:
                 (paths.queued_dir / name).unlink(missing_ok=True)
             elif backend is not None:
                 backend.start([queued_name(name)], wait=False)
+                begun.add(name)
                 tell(name, "the machine went down while a run waited: it begins")
+    return frozenset(begun)
 
 
 def _wait_for_collector(place: Place) -> None:

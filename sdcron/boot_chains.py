@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from sdcron.store import Store
 
 
-def start_chains(place: Place, store: Store | None) -> int:
+def start_chains(place: Place, store: Store | None, begun: Collection[str]) -> int:
     """Start the jobs whose chains have asked for it, or were about to; returns how many.
 
-    What a paused job was asked for is dropped, and what the record says came to nothing. Raises SdcronError, OSError.
+    Where a run that waited has `begun`, it is the one that was asked for, though it may still wait for a network. What
+    a paused job was asked for is dropped, and what the record says came to nothing. Raises SdcronError, OSError.
     """
     pauses = read_pauses(place.paths)
     handlers = []
@@ -37,7 +38,8 @@ def start_chains(place: Place, store: Store | None) -> int:
         with _locked(directory):
             if _came_to_nothing(directory, store):
                 (directory / DUE).unlink()
-            due = _is_due(directory, after)
+            was_asked = (directory / DUE).exists()
+            due = _is_due(directory, after) and not (was_asked and directory.name in begun)
             if pauses.of(directory.name):
                 (directory / DUE).unlink(missing_ok=True)
             elif due:

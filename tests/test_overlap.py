@@ -17,6 +17,7 @@ from sdcron.agenda_memory import Memory, Waiting
 from sdcron.agenda_slot import Due, Entry
 from sdcron.backends.transient import refusals
 from sdcron.boot import start_queued
+from sdcron.boot_chains import start_chains
 from sdcron.definition import Definition
 from sdcron.installed import InstalledJob, read_one
 from sdcron.job import Job, Missed, Overlap, Retry, Source
@@ -493,6 +494,24 @@ def test_a_memory_of_before_has_no_tick() -> None:
 # After a boot
 
 
+def booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None) -> tuple[Place, FakeBackend]:
+    """A machine on which a run of `a` waited when it went down."""
+    paths = system_paths(tmp_path)
+    backend = FakeBackend(paths)
+    for module in ("boot", "boot_chains"):
+        monkeypatch.setattr(f"sdcron.{module}.connect", lambda _: backend)
+    monkeypatch.setattr(FakeBackend, "__enter__", lambda self: self, raising=False)
+    monkeypatch.setattr(FakeBackend, "__exit__", lambda *_: None, raising=False)
+    paths.unit_dir.mkdir(parents=True)
+    paths.queued_dir.mkdir(parents=True)
+    (paths.queued_dir / "a").touch()
+    if job is not None:
+        for unit in compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(paths.state_dir)).units:
+            (paths.unit_dir / unit.name).parent.mkdir(exist_ok=True)
+            (paths.unit_dir / unit.name).write_text(unit.text)
+    return replace(make_place(user=False, root=None, backend="systemd"), paths=paths), backend
+
+
 @pytest.mark.parametrize(
     ("job", "paused", "begins"),
     [
@@ -506,18 +525,8 @@ def test_a_memory_of_before_has_no_tick() -> None:
 def test_what_waited_begins_after_a_boot_unless_it_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None, paused: bool, begins: bool
 ) -> None:
-    paths = system_paths(tmp_path)
-    backend = FakeBackend(paths)
-    place = replace(make_place(user=False, root=None, backend="systemd"), paths=paths)
-    monkeypatch.setattr("sdcron.boot.connect", lambda _: backend)
-    monkeypatch.setattr(FakeBackend, "__enter__", lambda self: self, raising=False)
-    monkeypatch.setattr(FakeBackend, "__exit__", lambda *_: None, raising=False)
-    paths.unit_dir.mkdir(parents=True)
-    paths.queued_dir.mkdir(parents=True)
-    (paths.queued_dir / "a").touch()
-    if job is not None:
-        for unit in compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(paths.state_dir)).units:
-            (paths.unit_dir / unit.name).write_text(unit.text)
+    place, backend = booted(tmp_path, monkeypatch, job)
+    paths = place.paths
     if paused:
         paths.paused_dir.mkdir()
         (paths.paused_dir / "a").write_text(Pause("2027-01-01T00:00:00Z", "x").text())
@@ -526,6 +535,23 @@ def test_what_waited_begins_after_a_boot_unless_it_may_not(
     assert (("start", queued_name("a")) in backend.calls) == begins
     assert (paths.queued_dir / "a").exists() == begins, "the unit itself removes it"
     assert bool(told) == begins
+
+
+@pytest.mark.parametrize("token", ["due", "x.end"])
+def test_what_waited_at_a_boot_is_what_its_chain_asked_for_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    job = Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.QUEUE, after=("x",))
+    place, backend = booted(tmp_path, monkeypatch, job)
+    tokens = place.paths.graph_dir / "a"
+    tokens.mkdir(parents=True)
+    (tokens / "lock").touch()
+    (tokens / token).write_text("ok\n")
+    begun = start_queued(place, lambda *_: None)
+    assert start_chains(place, None, begun) == (token != "due")
+    starts = [call for call in backend.calls if call[0] == "start"]
+    # The end of another that nobody had heard of yet asks for a run of its own.
+    assert starts == [("start", queued_name("a")), *[("start", "sdcron-a@after.service")] * (token != "due")]
 
 
 # By hand
