@@ -50,7 +50,7 @@ class Agenda:
         self._slots: dict[str, Slot] = {}
         self._busy: dict[str, int] = {}
         """How many runs of a job are on, or about to be; also of one that is not there any more."""
-        self._held: set[str] = set()
+        self.held: set[str] = set()
         """Those of them whose run is for an instant or has values of its own."""
         self._replaced: set[str] = set()
         """Jobs whose runs are to make room for one that waits."""
@@ -141,7 +141,7 @@ class Agenda:
         slot = self._slots.get(job)
         if slot is None or not slot.entry.timing.enabled:
             return
-        waits = job in self._held or slot.entry.timing.overlap in (Overlap.QUEUE, Overlap.REPLACE)
+        waits = job in self.held or slot.entry.timing.overlap in (Overlap.QUEUE, Overlap.REPLACE)
         if waits or self._busy.get(job, 0) < slot.most:
             slot.memory.chain.due = failed
             self._changed.add(job)
@@ -246,7 +246,7 @@ class Agenda:
         self._busy[job] = self._busy.get(job, 0) + 1
         if due.asked.is_special:
             # It stands for no other run: a retry still comes, and what falls due meanwhile waits.
-            self._held |= {job} if slot.most == 1 else set()
+            self.held |= {job} if slot.most == 1 else set()
             return due
         slot.memory.retry = 0
         self._changed.add(job)
@@ -283,11 +283,11 @@ class Agenda:
             self._busy[job] = was_on - 1
         slot = self._slots.get(job)
         if slot is None:
-            self._held.discard(job)
+            self.held.discard(job)
             return False
         skips = slot.entry.timing.overlap is Overlap.SKIP
-        held = job in self._held
-        self._held.discard(job)
+        held = job in self.held
+        self.held.discard(job)
         if was_on and skips and not held and slot.next_us is not None and slot.next_us <= now_us:
             # What fell due while it ran is dropped, as a timer's elapse is while its service is active.
             self._use_up(slot, now_us)
@@ -373,7 +373,7 @@ class Agenda:
             return due
         if due.asked.is_special:
             return None
-        held = job in self._held and (due.trigger is not Trigger.MANUAL or overlap is not Overlap.SKIP)
+        held = job in self.held and (due.trigger is not Trigger.MANUAL or overlap is not Overlap.SKIP)
         if held or overlap in (Overlap.QUEUE, Overlap.REPLACE):
             slot.have_wait(due, first=overlap is not Overlap.REPLACE)
             self._changed.add(job)

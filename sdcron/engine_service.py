@@ -355,7 +355,8 @@ class _Service:
         except (ValueError, TypeError):
             return {"error": "the engine does not know what is asked for", "hint": "use the same version"}
         waits = run_id is None and not asked.is_special and self.engine.agenda.waiting(name) is not None
-        return {"run_id": run_id, "waits": waits, "waited": waits and waited}
+        held = waits and name in self.engine.agenda.held
+        return {"run_id": run_id, "waits": waits, "waited": waits and waited, "held": held}
 
     def _wait(self, request: dict[str, Any], connection: Connection) -> dict[str, Any] | None:
         run_id = str(request.get("run_id"))

@@ -53,16 +53,19 @@ def start_by_systemd(place: Place, backend: Backend, job: AppliedJob, *, begun: 
         return _Runs(frozenset(run[0] for run in runs if run), frozenset({last.run_id} if last is not None else ()))
 
     before, tick = look(), tick_name(job.name)
+    # What is on for an instant is not replaced.
+    held = any(backend.run_in_progress(unit) for unit in services if is_by_hand(unit))
     if job.overlap is Overlap.ALLOW and len(before.on) >= job.max_parallel:
         return None
-    waited = queued_name(job.name) in backend.starting()
+    waiting = queued_name(job.name) if job.overlap is Overlap.QUEUE else services[0]
+    waited = waiting in backend.starting()
     deadline = time.monotonic() + _START_SECONDS
     while backend.run_in_progress(tick) is not None and time.monotonic() < deadline:
         # It is at work, for a timer or for somebody else: two that ask at once would get one run.
         time.sleep(_POLL_SECONDS)
     asked_at = datetime.now(UTC)
     backend.start([tick], wait=False)
-    if job.overlap is Overlap.QUEUE and before.on and not begun:
+    if (held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
         return WAITS_ALREADY if waited else WAITS
     return _begun(place, job, look, before, asked_at)
 
@@ -82,7 +85,7 @@ def start_by_engine(
     answer = request()
     if answer["run_id"] is not None or not answer.get("waits"):
         return str(answer["run_id"]) if answer["run_id"] is not None else None
-    if job.overlap is Overlap.QUEUE and not begun:
+    if (job.overlap is Overlap.QUEUE or answer.get("held")) and not begun:
         return WAITS_ALREADY if answer.get("waited") else WAITS
     return _begun(place, job, look, before, asked_at)
 

@@ -1255,6 +1255,45 @@ def a_run_has_the_values_that_are_given_and_defaults_for_the_others(world: World
 
 
 @contract(fake=NO_COMMANDS)
+def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World) -> Steps:
+    kinds = ("queue", "replace", "allow")
+    command = sh('[ "$1" = 1 ] || { : >"$2"; sleep 100; }; echo "$1 for ${SDCRON_FOR-nothing}"')
+    for kind in kinds:
+        job = {"overlap": kind, "parameters": {"n": 1}, "command": [*command, "-", "{n}", f"{PLACE}/marks/one-{kind}"]}
+        world.apply({f"one-{kind}": job | {"after": "first"} if kind == "queue" else job, "first": {"command": acts()}})
+    yield passed(world, seconds=0)
+    for kind in kinds:
+        assert world.sdcron("run", f"one-{kind}", "n=2")[0] == 0
+        yield begun(world, f"one-{kind}")
+    for kind in ("queue", "replace"):
+        name = f"one-{kind}"
+        for more in (["n=3"], ["--for", "2026-01-01"]):
+            code, _, words = world.sdcron("run", name, *more)
+            assert (code, words.splitlines()[0]) == (1, f"sdcron: {name} runs already")
+        # Any other run waits for its end, whatever the job does with those that are due.
+        waits = "for the end of the one that is on\n"
+        assert world.sdcron("run", name)[:2] == (0, f"a run of {name} waits {waits}")
+        assert world.sdcron("run", name)[:2] == (0, f"a run of {name} waits already {waits}")
+    assert world.sdcron("run", "one-allow", "--for", "2026-01-01T00:00:00Z", "--wait")[1].startswith(
+        "1 for 2026-01-01T"
+    )
+    for kind in kinds:
+        running = status_of(world, f"one-{kind}")["running_id"]
+        assert world.sdcron("stop", running)[0] == 0
+    for kind in kinds:
+        yield runs(world, f"one-{kind}", 2)
+        found = sorted(world.seen[f"one-{kind}"], key=lambda run: str(run["parameters"]))
+        assert [(run["trigger"], run["parameters"], run["outcome"]) for run in found] == [
+            ("manual", {"n": "2"}, "killed"),
+            ("manual", {}, "success"),
+        ]
+    # Nothing of that was a run of the chain's.
+    world.start("first")
+    yield runs(world, "one-queue", 3)
+    assert brief(world.seen["one-queue"])[2] == ("after", 1, "success")
+
+
+@contract(fake=NO_COMMANDS)
 def a_range_is_run_in_order_up_to_a_failure_and_goes_on_behind_what_has_succeeded(world: World) -> Steps:
     log = f"{PLACE}/counts/range"
     text = f'echo "$SDCRON_FOR" >>{log}; case $SDCRON_FOR in *-01-03T*) [ -e {log}-mended ];; esac'
