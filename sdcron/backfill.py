@@ -6,10 +6,11 @@ has done is on record: continued, it leaves out the instants for which a run has
 
 from __future__ import annotations
 
+import io
 import shlex
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -58,15 +59,22 @@ def read_range(place: Place, job: str, text: str, now: datetime) -> tuple[dateti
     if _is_date(last):
         zone = ZoneInfo(find_job(place, job).timezone or local_timezone(place.paths.root))
         following = end.astimezone(zone).date() + timedelta(days=1)
-        end = datetime(following.year, following.month, following.day, tzinfo=zone) - timedelta(microseconds=1)
-        end = end.astimezone(UTC)
+        # In UTC, as the day may end twice.
+        midnight = datetime(following.year, following.month, following.day, tzinfo=zone).astimezone(UTC)
+        end = midnight - timedelta(microseconds=1)
     if end < begin:
         raise UsageError(f"{text} ends before it begins", "write the earlier time first")
     return begin, end
 
 
 def _is_date(text: str) -> bool:
-    return text in ("today", "yesterday") or (len(text) == len("2026-01-01") and text.count("-") == len("--"))
+    if text in ("today", "yesterday"):
+        return True
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def wanted_in(place: Place, job: str, asked: Asked, begin: datetime, end: datetime) -> list[Wanted]:
@@ -99,12 +107,12 @@ def wait_for_run(place: Place, job: str, waits: Callable[[str], object]) -> None
         time.sleep(_POLL_SECONDS)
 
 
-def succeeded(place: Place, wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Those of these runs of one job that have succeeded, for their instants and values, as far as is on record."""
+def not_done(place: Place, wanted: Sequence[Wanted]) -> list[Wanted]:
+    """Those of these runs of one job that have not succeeded, for their instants and values, as far as is on record."""
     catch_up(place)
     runs = history(place, wanted[0].job, outcomes={Outcome.SUCCESS}) if wanted else ()
     done = {(run.asked.for_us, frozenset(run.asked.values)) for run in runs}
-    return [each for each in wanted if (each.asked.for_us, frozenset(each.asked.values)) in done]
+    return [each for each in wanted if (each.asked.for_us, frozenset(each.asked.values)) not in done]
 
 
 def run_all(
@@ -126,7 +134,7 @@ def _start(place: Place, wanted: Wanted, waits: Callable[[str], object]) -> str:
     told = False
     while True:
         try:
-            return running.start(place, wanted.job, wanted.asked)
+            return running.start(place, wanted.job, wanted.asked, begun=True)
         except running.RunsAlreadyError:
             if not told:
                 waits(wanted.job)
@@ -140,9 +148,9 @@ def read_list(place: Place, text: str, name: str, now: datetime, by: str) -> lis
     Raises UsageError for the first line that is none, with its number.
     """
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         try:
-            words = shlex.split(line, comments=True)
+            words = _words(line)
             if not words:
                 continue
             job, *rest = words
@@ -156,6 +164,17 @@ def read_list(place: Place, text: str, name: str, now: datetime, by: str) -> lis
     if not found:
         raise UsageError(f"{name} lists no job", "write one a line, with an instant behind it if it is for one")
     return found
+
+
+def _words(line: str) -> list[str]:
+    """As a shell has them: a comment begins where a word would. Raises ValueError for a quote that is not closed."""
+    source = io.StringIO(line)
+    lexer = shlex.shlex(source, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words: list[str] = []
+    while not line[source.tell() :].lstrip().startswith("#") and (word := lexer.get_token()) is not None:
+        words.append(word)
+    return words
 
 
 def shown(asked: Asked) -> str:

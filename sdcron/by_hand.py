@@ -18,6 +18,7 @@ from sdcron.escape import escape
 from sdcron.files import Files
 from sdcron.handlers import home, systemctl_of_a_run
 from sdcron.job import Overlap
+from sdcron.machine import local_timezone
 from sdcron.overlap import is_by_hand, queued_name, slot_name, slot_of
 from sdcron.parameters import asked_variables, variable
 from sdcron.units import service_name
@@ -54,13 +55,15 @@ def unit_directory(paths: Paths) -> Path:
 def write_unit(paths: Paths, job: InstalledJob, asked: Asked, *, alone: bool) -> str:
     """Make the unit of one run, and return its name; `alone`: it does not begin while another run is on.
 
-    Raises OSError, UnitTextError for a value that no unit can carry.
+    Raises OSError, UnitTextError for a value that no unit can carry, and SdcronError for an instant, where neither the
+    job nor the machine has a time zone that is known.
     """
     directory = unit_directory(paths)
     number = time.time_ns() // 1000
     while (path := directory / slot_name(job.name, number)).exists():
         number += 1
-    text = unit_text(job, asked, paths.scope, paths.on_machine(path), alone=alone)
+    zone = job.timezone or (local_timezone(paths.root) if asked.for_us is not None else "UTC")
+    text = unit_text(job, asked, zone, paths.scope, paths.on_machine(path), alone=alone)
     Files().write(path, text)
     return path.name
 
@@ -74,8 +77,8 @@ def remove_leftovers(paths: Paths, is_loaded: Callable[[str], bool]) -> None:
             path.unlink(missing_ok=True)
 
 
-def unit_text(job: InstalledJob, asked: Asked, scope: Scope, path: str, *, alone: bool) -> str:
-    """The text of the unit of one run, whose file is `path`."""
+def unit_text(job: InstalledJob, asked: Asked, zone: str, scope: Scope, path: str, *, alone: bool) -> str:
+    """The text of the unit of one run, whose file is `path`; an instant is in `zone`."""
     service = service_name(job.name)
     unit, _, rest = job.units[service].partition("\n[Service]\n")
     own, _, _ = rest.partition("\n[X-Sdcron]\n")
@@ -83,7 +86,7 @@ def unit_text(job: InstalledJob, asked: Asked, scope: Scope, path: str, *, alone
     lines = [line for line in own.split("\n") if not _NOT_OF_ONE_RUN.fullmatch(line)]
     lines += [
         f"Environment={escape(f'{name}={value}', Spot.WORD)}"
-        for name, value in (*values, *asked_variables(asked, job.timezone))
+        for name, value in (*values, *asked_variables(asked, zone))
     ]
     if not any(line.startswith("Slice=") for line in lines):
         lines.append(home(scope))

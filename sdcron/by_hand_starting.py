@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sdcron import by_hand
 from sdcron.asking import ASKED_FIELD, IDENTIFIER, JOB_FIELD, MESSAGE_ID, UNIT_FIELD
+from sdcron.beginnings import SLACK, id_of
 from sdcron.errors import BackendError, SdcronError
 from sdcron.escape import UnitTextError
 from sdcron.files import make_directory
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from sdcron.backends import Backend
     from sdcron.place import Place
     from sdcron.runs import Asked
-
-_START_SECONDS = 15.0
-_POLL_SECONDS = 0.02
-_SLACK = timedelta(milliseconds=50)
 
 
 def announce(job: str, unit: str, asked: Asked) -> None:
@@ -70,6 +66,8 @@ def _one_at_a_time(place: Place) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except PermissionError as error:
         raise BackendError("no permission to make a unit for one run", "run it as root (sudo)") from error
+    except OSError as error:
+        raise SdcronError(f"{path}: {error.strerror}", "check that path, and that there is room") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -103,15 +101,13 @@ def _start(place: Place, backend: Backend, job: AppliedJob, asked: Asked) -> tup
 
 def _begun(place: Place, backend: Backend, job: str, unit: str, asked: Asked, asked_at: datetime) -> str:
     """The id of the run: systemd has it as long as it goes on, and then the record."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline or backend.is_loaded(unit):
+
+    def find() -> str | None:
         running = backend.run_in_progress(unit)
-        if running is not None:
-            return running[0]
-        if not backend.is_loaded(unit):
+        if running is None and not backend.is_loaded(unit):
             catch_up(place)
-            for found in history(place, job, since=asked_at - _SLACK):
-                if found.asked == asked:
-                    return found.run_id
-        time.sleep(_POLL_SECONDS)
-    raise BackendError(f"{job} was started, and nothing tells of its run", f"see: sdcron status {job}")
+            found = history(place, job, since=asked_at - SLACK)
+            return next((run.run_id for run in found if run.asked == asked), None)
+        return running[0] if running is not None else None
+
+    return id_of(job, find, lambda: backend.is_loaded(unit), begun=True)

@@ -324,7 +324,7 @@ _READERS: dict[str, Callable[[Draft, Path, Data], Data]] = {
     "limits": _limits,
     "lock": read_locks,
     "lock_wait": _duration,
-    "max_parallel": lambda _draft, _path, value: value,
+    "max_parallel": lambda _draft, _path, value: int(value),
     "missed": lambda _draft, _path, value: Missed(value),
     "needs": lambda _draft, _path, value: tuple(dict.fromkeys(_listed(value))),
     "output": _output,

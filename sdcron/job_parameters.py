@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sdcron.job import Parameter, ParameterKind
 from sdcron.job_schema import suggestion
 from sdcron.job_values import check_argument
-from sdcron.parameters import names_in, variable
+from sdcron.parameters import mistake, names_in, variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,12 +30,19 @@ def read_parameters(draft: Draft, path: Path, value: dict[str, Data]) -> tuple[P
         described = isinstance(inner, dict)
         default = inner.get("default") if described else inner
         default_place = (*place, "default") if described else place
-        text = draft.written(default_place, default) if default is not None else None
+        text = _default(draft, default_place, default) if default is not None else None
         if text is not None:
             draft.read(default_place, check_argument, f"{variable(name)}={text}")
         description = " ".join(inner.get("description", "").split()) if described else ""
         found[name.upper()] = Parameter(name, text, _kind(default), description)
     return tuple(found.values())
+
+
+def _default(draft: Draft, path: Path, default: Data) -> str:
+    """As it stands in the file; what only YAML writes so, as `True`, `0x1F` and `.inf`, as values are given."""
+    text = draft.written(path, default)
+    wrong = mistake(Parameter("", text, _kind(default)), text)
+    return text if wrong is None else str(default).lower()
 
 
 def _kind(default: Data) -> ParameterKind:

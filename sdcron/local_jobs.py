@@ -7,7 +7,7 @@ JSON: the job's name, where it comes from, since when its times count, and its c
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -291,8 +291,9 @@ def _same_times(before: str, after: str) -> bool:
 
 
 def local_job_of(job: LocalJob, zone: str, seed: str) -> Job:
-    """The job itself. Raises ValueError for a damaged text."""
-    return job_of(job.text, local_timezone=zone, seed=seed)
+    """The job itself, in the machine's time zone unless it has its own. Raises ValueError for a damaged text."""
+    found = job_of(job.text, local_timezone=zone, seed=seed)
+    return replace(found, timezone=found.timezone or zone)
 
 
 @lru_cache(maxsize=1024)

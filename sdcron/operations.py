@@ -172,6 +172,7 @@ def read_desired(
     from sdcron import __version__, record
     from sdcron.jobset import find_files, read_files
     from sdcron.pauses import read_pauses
+    from sdcron.python_command import RUNNER
     from sdcron.units import FORMAT
 
     found = find_files(paths)
@@ -183,7 +184,7 @@ def read_desired(
         return Desired(
             compiled, frozenset(), frozenset(), found, record.Record(""), looks, jobs.elsewhere, context.host
         )
-    parts = (context.local_timezone, context.machine_id, context.host, str(context.root_owned_only))
+    parts = (context.local_timezone, context.machine_id, context.host, str(context.root_owned_only), RUNNER)
     key = record.record_key(place.paths, __version__, str(FORMAT), *parts)
     known = record.load(place.paths, key)
     pauses = read_pauses(place.paths)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sdcron.beginnings import POLL_SECONDS, SLACK, WAITS, WAITS_ALREADY, id_of
 from sdcron.engine_socket import ask
 from sdcron.errors import BackendError
 from sdcron.job import Overlap
@@ -20,13 +21,9 @@ if TYPE_CHECKING:
     from sdcron.backends import Backend
     from sdcron.place import Place
 
-WAITS, WAITS_ALREADY = "waits", "waits already"
-"""What there is in place of a run id: one begins when the run that is on is over, and one did so before."""
-_START_SECONDS = 15.0
-_POLL_SECONDS = 0.02
+_TICK_SECONDS = 15.0
 _RECORDED_SECONDS = 0.3
 """After how long, and how often, it is looked whether the run is over already, which takes longer."""
-_SLACK = timedelta(milliseconds=50)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +32,49 @@ class _Runs:
 
     on: frozenset[str]
     been: frozenset[str] = frozenset()
+    held: bool = False
+    """Whether one of those that are on is for an instant, or has values of its own."""
 
 
-def start_by_systemd(place: Place, backend: Backend, job: AppliedJob, *, begun: bool) -> str | None:
-    """Ask for a run; its id, or WAITS or WAITS_ALREADY, or None if no more may be on.
+def start_by_systemd(
+    place: Place, backend: Backend, job: AppliedJob, announce: Callable[[], object], *, begun: bool
+) -> str | None:
+    """Ask for a run; its id, or one of the words in beginnings.py, or None if no more may be on.
 
-    With `begun` it is waited for, however long what is on takes. Raises BackendError.
+    With `begun` it is waited for, however long what is on takes; `announce` says who asks, right before. Raises
+    BackendError.
     """
     services = [slot_name(job.name, number) for number in range(1, job.max_parallel + 1)]
-    # Runs for an instant come before all others.
-    services += [unit for unit in backend.in_use() if is_by_hand(unit) and slot_of(unit)[0] == job.name]
 
     def look() -> _Runs:
-        loaded = filter(backend.is_loaded, services)
-        runs = [backend.run_in_progress(unit) for unit in loaded]
+        # Runs for an instant come before all others.
+        own = [unit for unit in backend.in_use() if is_by_hand(unit) and slot_of(unit)[0] == job.name]
+        runs = {unit: backend.run_in_progress(unit) for unit in filter(backend.is_loaded, (*services, *own))}
+        on = {unit: run[0] for unit, run in runs.items() if run is not None}
         last = backend.last_run(services[0])
-        return _Runs(frozenset(run[0] for run in runs if run), frozenset({last.run_id} if last is not None else ()))
+        been = frozenset({last.run_id} if last is not None else ())
+        return _Runs(frozenset(on.values()), been, held=any(map(is_by_hand, on)))
 
-    before, tick = look(), tick_name(job.name)
-    # What is on for an instant is not replaced.
-    held = any(backend.run_in_progress(unit) for unit in services if is_by_hand(unit))
-    if job.overlap is Overlap.ALLOW and len(before.on) >= job.max_parallel:
-        return None
-    waiting = queued_name(job.name) if job.overlap is Overlap.QUEUE else services[0]
-    waited = waiting in backend.starting()
-    deadline = time.monotonic() + _START_SECONDS
+    tick, waiting = tick_name(job.name), queued_name(job.name) if job.overlap is Overlap.QUEUE else services[0]
+    deadline = time.monotonic() + _TICK_SECONDS
     while backend.run_in_progress(tick) is not None and time.monotonic() < deadline:
         # It is at work, for a timer or for somebody else: two that ask at once would get one run.
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
+    before, waited = look(), waiting in backend.starting()
+    if job.overlap is Overlap.ALLOW and len(before.on) >= job.max_parallel:
+        return None
     asked_at = datetime.now(UTC)
+    announce()
     backend.start([tick], wait=False)
-    if (held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
+    # What is on for an instant is not replaced.
+    if (before.held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
         return WAITS_ALREADY if waited else WAITS
-    return _begun(place, job, look, before, asked_at)
+    pending = {tick, waiting, *services}
+
+    def is_pending() -> bool:
+        return not pending.isdisjoint(backend.starting())
+
+    return _begun(place, job, look, before, asked_at, is_pending, begun=begun)
 
 
 def start_by_engine(
@@ -87,25 +94,36 @@ def start_by_engine(
         return str(answer["run_id"]) if answer["run_id"] is not None else None
     if (job.overlap is Overlap.QUEUE or answer.get("held")) and not begun:
         return WAITS_ALREADY if answer.get("waited") else WAITS
-    return _begun(place, job, look, before, asked_at)
+    return _begun(place, job, look, before, asked_at, lambda: False, begun=True)
 
 
-def _begun(place: Place, job: AppliedJob, look: Callable[[], _Runs], before: _Runs, asked_at: datetime) -> str:
+def _begun(
+    place: Place,
+    job: AppliedJob,
+    look: Callable[[], _Runs],
+    before: _Runs,
+    asked_at: datetime,
+    is_pending: Callable[[], bool],
+    *,
+    begun: bool,
+) -> str:
     """The id of the run that was asked for then, once it has begun; it may be over by now."""
     known = before.on | before.been | {""}
-    deadline, record_at = time.monotonic() + _START_SECONDS, time.monotonic() + _RECORDED_SECONDS
-    while time.monotonic() < deadline:
+    behind, record_at = False, time.monotonic() + _RECORDED_SECONDS
+
+    def find() -> str | None:
+        nonlocal behind, record_at
         now = look()
+        # It comes after those, however long they take.
+        behind = bool(before.on & now.on) and job.overlap is not Overlap.ALLOW
         for run_id in sorted((now.on | now.been) - known):
             return run_id
-        if before.on & now.on and job.overlap is not Overlap.ALLOW:
-            # It comes after those, however long they take.
-            deadline = time.monotonic() + _START_SECONDS
-        elif time.monotonic() > record_at:
+        if not behind and time.monotonic() > record_at:
             record_at = time.monotonic() + _RECORDED_SECONDS
             catch_up(place)
-            for found in history(place, job.name, since=asked_at - _SLACK):
+            for found in history(place, job.name, since=asked_at - SLACK):
                 if found.run_id not in known:
                     return found.run_id
-        time.sleep(_POLL_SECONDS)
-    raise BackendError(f"{job.name} was started, and nothing tells of its run", f"see: sdcron status {job.name}")
+        return None
+
+    return id_of(job.name, find, lambda: behind or is_pending(), begun=begun)

@@ -67,9 +67,9 @@ def defaults_of(parameters: Sequence[Parameter]) -> dict[str, str]:
 def with_asked(job: Job, asked: Asked) -> Job:
     """The job of one run: the defaults and what was asked for filled in, with the variables that tell of it.
 
-    Raises KeyError for a parameter without a value.
+    A job without a time zone is taken for one in UTC. Raises KeyError for a parameter without a value.
     """
-    extra = asked_variables(asked, job.timezone)
+    extra = asked_variables(asked, job.timezone or "UTC")
     if not job.parameters:
         return replace(job, environment=(*job.environment, *extra)) if extra else job
     every = {**defaults_of(job.parameters), **dict(asked.values)}
@@ -83,12 +83,11 @@ def with_asked(job: Job, asked: Asked) -> Job:
     )
 
 
-def asked_variables(asked: Asked, timezone: str | None) -> tuple[tuple[str, str], ...]:
-    """What a run learns of what it is asked for, beside its values: the instant in the job's zone, or the machine's."""
+def asked_variables(asked: Asked, timezone: str) -> tuple[tuple[str, str], ...]:
+    """What a run learns of what it is asked for, beside its values: the instant, in a time zone."""
     if asked.for_us is None:
         return ()
-    zone = ZoneInfo(timezone) if timezone is not None else None
-    return ((FOR, moment_of(asked.for_us).astimezone(zone).isoformat()),)
+    return ((FOR, moment_of(asked.for_us).astimezone(ZoneInfo(timezone)).isoformat()),)
 
 
 def write_parameters(parameters: Sequence[Parameter]) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sdcron import by_hand_starting, overlapping
+from sdcron.beginnings import POLL_SECONDS, SLACK, id_of
 from sdcron.engine_socket import ask
 from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.job import Overlap
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from sdcron.backends import Backend
     from sdcron.place import Place
     from sdcron.runs import Run
-
-_START_SECONDS = 15.0
-_POLL_SECONDS = 0.02
-_SLACK = timedelta(milliseconds=50)
 
 
 class RunsAlreadyError(SdcronError):
@@ -58,7 +55,7 @@ def read_asked(place: Place, job: str, given: Sequence[str], moment: datetime | 
 
 
 def start(place: Place, job: str, asked_for: Asked = NOT_ASKED, *, begun: bool = False) -> str:
-    """Start an applied job now; its run id, or overlapping.WAITS or WAITS_ALREADY where it waits for a run that is on.
+    """Start an applied job now; its run id, or one of the words in beginnings.py where it has to wait.
 
     With `begun` that is waited for. Raises UsageError, BackendError, RunsAlreadyError.
     """
@@ -75,25 +72,22 @@ def start(place: Place, job: str, asked_for: Asked = NOT_ASKED, *, begun: bool =
         with connect(place) as backend:
             if backend is None:
                 raise BackendError("no systemd runs below --root", "leave --root away")
-            run_id = _start_by_systemd(place, backend, applied, asked_for, begun=begun if beside else None)
+            run_id = _start_by_systemd(place, backend, applied, asked_for, begun=begun)
     if run_id is None:
-        raise _runs_already(job)
+        raise _runs_already(place, job)
     return run_id
 
 
-def _start_by_systemd(
-    place: Place, backend: Backend, job: AppliedJob, asked_for: Asked, *, begun: bool | None
-) -> str | None:
-    """Its run id, or None if it runs already; `begun` is None for a job of which one run is on at a time."""
+def _start_by_systemd(place: Place, backend: Backend, job: AppliedJob, asked_for: Asked, *, begun: bool) -> str | None:
+    """Its run id, or one of those words; None if no other run may be on now."""
     if asked_for.is_special:
         return by_hand_starting.start(place, backend, job, asked_for)
-    if begun is not None:
-        _announce(job.name, asked_for)
-        return overlapping.start_by_systemd(place, backend, job, begun=begun)
+    if job.overlap is not Overlap.SKIP:
+        return overlapping.start_by_systemd(place, backend, job, lambda: _announce(job.name, asked_for), begun=begun)
     last = backend.last_run(service_name(job.name))
     asked_at = datetime.now(UTC)
-    _start_service(backend, job.name, asked_for)
-    return _started(place, backend, job.name, last.run_id if last is not None else "", asked_at)
+    _start_service(place, backend, job.name, asked_for)
+    return _started(place, backend, job.name, last.run_id if last is not None else "", asked_at, begun=begun)
 
 
 def start_in_time(place: Place, job: str) -> None:
@@ -103,12 +97,12 @@ def start_in_time(place: Place, job: str) -> None:
     """
     if place.local:
         if asked(place, {"do": "run", "job": job})["run_id"] is None:
-            raise _runs_already(job)
+            raise _runs_already(place, job)
         return
     with connect(place) as backend:
         if backend is None:
             raise BackendError("no systemd runs below --root", "leave --root away")
-        _start_service(backend, job)
+        _start_service(place, backend, job)
 
 
 def _announce(job: str, asked_for: Asked) -> None:
@@ -116,33 +110,36 @@ def _announce(job: str, asked_for: Asked) -> None:
         by_hand_starting.announce(job, "", asked_for)
 
 
-def _start_service(backend: Backend, job: str, asked_for: Asked = NOT_ASKED) -> None:
+def _start_service(place: Place, backend: Backend, job: str, asked_for: Asked = NOT_ASKED) -> None:
     if any(slot_of(unit)[0] == job for unit, state in backend.in_use().items() if state.active != "failed"):
-        raise _runs_already(job)
+        raise _runs_already(place, job)
     _announce(job, asked_for)
     backend.start([service_name(job)], wait=False)
 
 
-def _runs_already(job: str) -> RunsAlreadyError:
-    return RunsAlreadyError(f"{job} runs already", f"see it: sdcron status {job}; end it: sdcron stop {job}")
+def _runs_already(place: Place, job: str) -> RunsAlreadyError:
+    name = f"{'--user ' * place.user}{job}"
+    return RunsAlreadyError(f"{job} runs already", f"see it: sdcron status {name}; end it: sdcron stop {name}")
 
 
-def _started(place: Place, backend: Backend, job: str, before: str, asked_at: datetime) -> str:
+def _started(place: Place, backend: Backend, job: str, before: str, asked_at: datetime, *, begun: bool) -> str:
     """The id of the run that was asked for then: systemd has it as long as the unit is in memory, then the record."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        running = backend.run_in_progress(service_name(job))
-        last = backend.last_run(service_name(job))
+    service = service_name(job)
+
+    def find() -> str | None:
+        running = backend.run_in_progress(service)
+        last = backend.last_run(service)
         run_id = running[0] if running is not None else last.run_id if last is not None else ""
         if run_id and run_id != before:
             return run_id
         if last is None or not last.run_id:
             # It is over, and forgotten.
             catch_up(place)
-            for found in history(place, job, since=asked_at - _SLACK, limit=1):
+            for found in history(place, job, since=asked_at - SLACK, limit=1):
                 return found.run_id
-        time.sleep(_POLL_SECONDS)
-    raise BackendError(f"{job} was started, and nothing tells of its run", f"see: sdcron status {job}")
+        return None
+
+    return id_of(job, find, lambda: service in backend.starting(), begun=begun)
 
 
 def follow(place: Place, job: str, run_id: str, show: Callable[[str, str], object] | None) -> Run:
@@ -178,7 +175,7 @@ def _wait_by_systemd(place: Place, job: str, run_id: str) -> None:
         while backend is not None and any(
             run is not None and run[0] == run_id for run in map(backend.run_in_progress, units)
         ):
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def _recorded(place: Place, job: str, run_id: str) -> Run:

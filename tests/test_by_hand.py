@@ -45,7 +45,7 @@ def section(text: str, name: str) -> list[str]:
 
 def test_a_single_run_is_the_jobs_own_service_with_what_was_asked_for() -> None:
     applied = installed(job(parameters=(Parameter("to", "/a"), Parameter("n", "1")), directory="/srv"))
-    text = unit_text(applied, Asked("anna", NEW_YEAR, (("to", 'b "c" %i $x'),)), Scope.SYSTEM, PATH, alone=True)
+    text = unit_text(applied, Asked("anna", NEW_YEAR, (("to", 'b "c" %i $x'),)), "UTC", Scope.SYSTEM, PATH, alone=True)
     before = section(applied.units["sdcron-x.service"], "Service")
     after = section(text, "Service")
     assert after[: len(before)] == before
@@ -54,25 +54,32 @@ def test_a_single_run_is_the_jobs_own_service_with_what_was_asked_for() -> None:
         after[len(before) + 1],
         "Slice=system.slice",
     ]
-    assert re.fullmatch(r"Environment=SDCRON_FOR=20\d\d-\d\d-\d\dT.*[+-]\d\d:\d\d", after[len(before) + 1])
+    assert after[len(before) + 1] == "Environment=SDCRON_FOR=2026-01-01T00:00:00+00:00"
     assert after[-2].startswith("ExecCondition=+/bin/sh -c ")
     assert after[-1] == f"ExecStopPost=-+/bin/rm -f {PATH}"
     assert section(text, "Unit")[-2:] == ["Before=sdcron-x.service", "CollectMode=inactive-or-failed"]
     assert "[X-Sdcron]" not in text
 
 
-def test_an_instant_is_told_in_the_zone_of_the_job() -> None:
-    applied = installed(job(timezone="Asia/Kolkata"))
-    zoned = InstalledJob("x", "", "", applied.units, timezone="Asia/Kolkata")
-    text = unit_text(zoned, Asked("", NEW_YEAR), Scope.SYSTEM, PATH, alone=False)
-    assert "Environment=SDCRON_FOR=2026-01-01T05:30:00+05:30" in text
+@pytest.mark.parametrize(("own", "told"), [("Asia/Kolkata", "05:30:00+05:30"), (None, "01:00:00+01:00")])
+def test_an_instant_is_told_in_the_zone_of_the_job_or_the_machines_and_not_in_that_of_whoever_asks(
+    own: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/localtime").symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+    zoned = InstalledJob("x", "", "", installed(job(timezone=own)).units, timezone=own)
+    paths = system_paths(tmp_path)
+    name = write_unit(paths, zoned, Asked("", NEW_YEAR), alone=False)
+    text = (unit_directory(paths) / name).read_text()
+    assert f"Environment=SDCRON_FOR=2026-01-01T{told}\n" in text
     assert "ExecCondition" not in text
 
 
 @pytest.mark.parametrize("scope", Scope)
 def test_a_single_run_is_not_retried_and_ends_no_waiting_retry(scope: Scope) -> None:
     retried = job(retry=Retry(timedelta(minutes=5)), sandbox=Sandbox.STANDARD)
-    text = unit_text(installed(retried, scope), Asked("", NEW_YEAR), scope, PATH, alone=True)
+    text = unit_text(installed(retried, scope), Asked("", NEW_YEAR), "UTC", scope, PATH, alone=True)
     assert "retry" not in text
     assert ("--user show" in text) == (scope is Scope.USER)
     assert f"Slice={'system.slice' if scope is Scope.SYSTEM else 'app.slice'}" in text
@@ -81,25 +88,29 @@ def test_a_single_run_is_not_retried_and_ends_no_waiting_retry(scope: Scope) -> 
 def test_a_job_that_cannot_be_started_without_values_can_be_with_them() -> None:
     applied = installed(job(parameters=(Parameter("to"),)))
     assert "RefuseManualStart=yes" in applied.units["sdcron-x.service"]
-    assert "RefuseManualStart" not in unit_text(applied, Asked(values=(("to", "x"),)), Scope.SYSTEM, PATH, alone=True)
+    assert "RefuseManualStart" not in unit_text(
+        applied, Asked(values=(("to", "x"),)), "UTC", Scope.SYSTEM, PATH, alone=True
+    )
 
 
 def test_a_line_of_a_unit_ends_where_systemd_ends_it_and_nowhere_else() -> None:
     applied = installed(job(environment=(("A", "x\u2028y\x85z\x0bw"),)))
-    text = unit_text(applied, Asked("", NEW_YEAR), Scope.SYSTEM, PATH, alone=True)
+    text = unit_text(applied, Asked("", NEW_YEAR), "UTC", Scope.SYSTEM, PATH, alone=True)
     [line] = [line for line in applied.units["sdcron-x.service"].split("\n") if "A=x" in line]
     assert line in text.split("\n")
 
 
 def test_what_may_run_beside_others_is_not_kept_back_by_it() -> None:
-    assert "Before=" not in unit_text(installed(job()), Asked("", NEW_YEAR), Scope.SYSTEM, PATH, alone=False)
-    queues = unit_text(installed(job(overlap=Overlap.QUEUE)), Asked("", NEW_YEAR), Scope.SYSTEM, PATH, alone=True)
+    assert "Before=" not in unit_text(installed(job()), Asked("", NEW_YEAR), "UTC", Scope.SYSTEM, PATH, alone=False)
+    queues = unit_text(
+        installed(job(overlap=Overlap.QUEUE)), Asked("", NEW_YEAR), "UTC", Scope.SYSTEM, PATH, alone=True
+    )
     assert "Before=sdcron-x.service sdcron-x@queued.service\n" in queues
 
 
 def test_a_slice_of_the_jobs_own_is_kept() -> None:
     units = {"sdcron-x.service": "[Unit]\nDescription=x\n\n[Service]\nExecStart=/bin/true\nSlice=own.slice\n"}
-    text = unit_text(InstalledJob("x", "", "", units), Asked("", NEW_YEAR), Scope.SYSTEM, PATH, alone=True)
+    text = unit_text(InstalledJob("x", "", "", units), Asked("", NEW_YEAR), "UTC", Scope.SYSTEM, PATH, alone=True)
     assert [line for line in text.splitlines() if line.startswith("Slice=")] == ["Slice=own.slice"]
 
 

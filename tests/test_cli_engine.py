@@ -107,7 +107,7 @@ def test_every_command_works_against_the_engine(root: Path, sdcron: Callable[...
         assert (record["backend"], record["trigger"], record["exit_code"]) == ("local", "manual", 3)
         assert (record["stdout"], record["stderr"]) == ("out\n", "err\n")
         _, run_id, hint = sdcron("run", "long")
-        assert hint == "see what it prints: sdcron logs long -f\n"
+        assert hint == f"see what it prints: sdcron logs long -f --root {root} --backend local\n"
         until(lambda: "begun" in sdcron("logs", "long")[1], 20, "it runs")
         assert answer(sdcron("status", "long", "--json"))["running_id"] == run_id.strip()
         assert sdcron("run", "long")[0] == 1

@@ -1363,7 +1363,12 @@ def what_falls_due_while_a_run_for_an_instant_is_on_runs_right_after_it(world: W
 @contract(fake=NO_COMMANDS)
 def a_file_lists_runs_for_instants_and_with_values(world: World) -> Steps:
     command = ["/bin/sh", "-c", 'echo "$0${SDCRON_FOR+ $SDCRON_FOR}"; [ "$0" != bad ]', "{what}"]
-    world.apply({"listed": {"command": command, "parameters": {"what": "plain"}, "timezone": "UTC"}})
+    world.apply(
+        {
+            "listed": {"command": command, "parameters": {"what": "plain"}, "timezone": "UTC"},
+            "listed-busy": {"command": sh("sleep 1"), "overlap": "queue"},
+        }
+    )
     yield passed(world, seconds=0)
     text = "# a comment\nlisted 2026-01-01 what='a b'\n\nlisted what=bad # and another\nlisted\n"
     path = f"{world.directory}/list-of-runs"
@@ -1374,17 +1379,31 @@ def a_file_lists_runs_for_instants_and_with_values(world: World) -> Steps:
     assert printed == ["a b 2026-01-01T00:00:00+00:00", "bad", "plain"]
     yield runs(world, "listed", 3)
     assert [run["outcome"] for run in world.seen["listed"]] == ["success", "failure", "success"]
+    # One that waits is waited for.
+    assert world.sdcron("run", "listed-busy")[0] == 0
+    world.write({path: "listed-busy\nlisted\n"})
+    code, out, words = world.sdcron("run", "--file", path)
+    assert (code, out.splitlines()) == (0, ["listed-busy  success", "listed  success"]), words
     world.write({path: "listed\nlistd\n"})
     code, _, words = world.sdcron("run", "--file", path)
     assert (code, words.splitlines()[0]) == (2, f"sdcron: {path}:2: no job called listd is applied here")
-    yield passed(world, seconds=0.3)
-    assert len(world.seen["listed"]) == 3
+    yield runs(world, "listed-busy", 2)
+    assert (len(world.seen["listed"]), len(world.seen["listed-busy"])) == (4, 2)
 
 
 @contract(fake=NO_COMMANDS)
 def sdcron_run_shows_a_run_and_exits_as_it_does(world: World) -> Steps:
-    world.apply({"shown": {"command": sh("echo out; echo err >&2; exit 9")}})
+    world.apply(
+        {
+            "shown": {"command": sh("echo out; echo err >&2; exit 9")},
+            "shown-well": {"command": sh("exit 3"), "success_exit": 3},
+            "shown-130": {"command": sh("exit 130")},
+        }
+    )
     yield passed(world, seconds=0)
+    assert world.sdcron("run", "shown-well", "--wait") == (0, "", "")
+    told = "sdcron: shown-130: failure: exit status 130\n"
+    assert world.sdcron("run", "shown-130", "--wait") == (130, "", told)
     code, out, err = world.sdcron("run", "shown", "--wait")
     assert (code, out) == (9, "out\n")
     assert err.splitlines() == ["err", "sdcron: shown: failure: exit status 9"]

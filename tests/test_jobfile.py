@@ -31,6 +31,7 @@ from sdcron.job import (
     When,
 )
 from sdcron.jobfile import Context, is_job_name, parse_text, read_file, schema_text
+from sdcron.parameters import mistake
 from sdcron.template import job_template
 from sdcron.units import _shebang
 
@@ -260,6 +261,26 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 )  # fmt: skip
 def test_a_key_means_what_the_contract_says(text: str, key: str, expected: object) -> None:
     assert getattr(only_job(f"{COMMAND}{text}\n"), key) == expected
+
+
+@pytest.mark.parametrize("text", ["max_parallel: 4", "max_parallel: 4.0", "max_parallel: 0x4"])
+def test_a_whole_number_is_one_however_it_is_spelt(text: str) -> None:
+    assert repr(only_job(f"{COMMAND}overlap: allow\n{text}\n").max_parallel) == "4"
+
+
+@pytest.mark.parametrize(
+    ("written", "default"),
+    [
+        ("7", "7"), ("-7", "-7"), ("007", "007"), ("+1", "+1"), ("0x1F", "31"), ("0o17", "15"),
+        ("0.50", "0.50"), ("1e3", "1e3"), (".5", ".5"), ("true", "true"), ("True", "true"),
+        ("FALSE", "false"), ("'True'", "True"), ("0x", "0x"), ("''", ""),
+    ],
+)  # fmt: skip
+def test_a_default_is_as_it_is_written_but_for_what_only_yaml_writes_so(written: str, default: str) -> None:
+    [parameter] = only_job(f"{COMMAND}parameters: {{a: {written}}}\n").parameters
+    assert parameter.default == default
+    # So that it may be given too.
+    assert mistake(parameter, default) is None
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ import pytest
 from sdcron.agenda_memory import Memory, Waiting
 from sdcron.agenda_slot import Due, Entry
 from sdcron.backends.transient import refusals
+from sdcron.beginnings import WAITS, WAITS_ALREADY
 from sdcron.boot import start_queued
 from sdcron.boot_chains import start_chains
 from sdcron.definition import Definition
 from sdcron.installed import InstalledJob, read_one
 from sdcron.job import Job, Missed, Overlap, Retry, Source
 from sdcron.overlap import queued_name, slot_name, slot_of, tick_name
-from sdcron.overlapping import WAITS, WAITS_ALREADY, start_by_systemd
+from sdcron.overlapping import start_by_systemd
 from sdcron.paths import Scope, system_paths
 from sdcron.pauses import Pause
 from sdcron.place import make_place
@@ -575,15 +576,15 @@ def by_hand(tmp_path: Path, overlap: Overlap) -> tuple[FakeBackend, Place, Insta
 
 def test_no_more_are_asked_for_than_may_be_on(tmp_path: Path) -> None:
     backend, place, job = by_hand(tmp_path, Overlap.ALLOW)
-    assert start_by_systemd(place, backend, job, begun=False) is None
+    assert start_by_systemd(place, backend, job, lambda: None, begun=False) is None
     assert backend.calls == []
 
 
 def test_whoever_asks_hears_whether_one_waited_before(tmp_path: Path) -> None:
     backend, place, job = by_hand(tmp_path, Overlap.QUEUE)
-    assert start_by_systemd(place, backend, job, begun=False) == WAITS
+    assert start_by_systemd(place, backend, job, lambda: None, begun=False) == WAITS
     backend.queued.append(queued_name("a"))
-    assert start_by_systemd(place, backend, job, begun=False) == WAITS_ALREADY
+    assert start_by_systemd(place, backend, job, lambda: None, begun=False) == WAITS_ALREADY
     assert backend.calls == [("start", tick_name("a"))] * 2
 
 

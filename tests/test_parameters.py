@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sdcron.errors import UsageError
 from sdcron.job import Job, Parameter, ParameterKind, Source
 from sdcron.parameters import filled, names_in, read_values, with_asked
-from sdcron.runs import Asked, moment_of
+from sdcron.runs import Asked
 
 DAYS = Parameter("days", "7", ParameterKind.WHOLE)
 RATE = Parameter("rate", "0.5", ParameterKind.NUMBER)
@@ -44,8 +46,12 @@ def test_a_run_has_the_defaults_and_the_values_that_are_given() -> None:
         ("A", "1"),
         ("SDCRON_PARAM_REGION", "eu"),
         ("SDCRON_PARAM_DAYS", "7"),
-        ("SDCRON_FOR", moment_of(1_767_225_600_000_000).astimezone().isoformat()),
+        ("SDCRON_FOR", "2026-01-01T00:00:00+00:00"),
     )
+    berlin = with_asked(
+        replace(job, timezone="Europe/Berlin"), Asked("anna", 1_767_225_600_000_000, (("region", "eu"),))
+    )
+    assert berlin.environment[-1] == ("SDCRON_FOR", "2026-01-01T01:00:00+01:00")
     assert run.parameters == ()
     plain = Job("x", Source("/x"), ("get", "{region}"))
     assert with_asked(plain, Asked("anna")) is plain

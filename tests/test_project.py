@@ -37,7 +37,7 @@ ORDER = """
     open_runs lock_skips chain_entries streams reports fold recorder
     sync_socket local_operations place operations job_queries collector collect_service boot_chains boot local_queries
     job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool spool_log all_logs queries
-    local_doctor doctor overlapping by_hand by_hand_starting running stopping backfill pausing editing
+    local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping backfill pausing editing
     agenda_memory agenda_slot agenda chains process_tree process_attributes process environment_file engine_locks
     engine_run processes
     engine_keep run_book engine engine_reports

@@ -22,7 +22,7 @@ else:
     import typer
 
 from sdcron.cli import applying, asking, collecting, running, watching, writing
-from sdcron.cli.options import app
+from sdcron.cli.options import EndedAsError, app
 from sdcron.errors import ExitCode, JobFileError, SdcronError, words_for_bug
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def run(arguments: Sequence[str]) -> int:
         status = int(result) if isinstance(result, int) else ExitCode.DONE
         # What newer versions of typer make of a KeyboardInterrupt, without a word.
         return _interrupted() if status == ExitCode.INTERRUPTED else status
+    except EndedAsError as failure:
+        sys.stdout.flush()
+        return failure.status
     except JobFileError as failure:
         return _report_problems(failure, arguments)
     except SdcronError as failure:

@@ -27,6 +27,14 @@ class _Commands(typer.core.TyperGroup):
         return parsed
 
 
+class EndedAsError(Exception):
+    """The command ends as a run did. Not typer.Exit: what that does with some numbers is typer's."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 app = typer.Typer(
     name="sdcron",
     cls=_Commands,

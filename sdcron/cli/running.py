@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 import typer
 
-from sdcron.cli.options import BACKEND, JSON, ROOT, USER, app, complete_job, place_of
+from sdcron.cli.options import BACKEND, JSON, ROOT, USER, EndedAsError, app, complete_job, place_of
 from sdcron.errors import ExitCode, SdcronError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ SOME_JOBS = typer.Argument(None, help="Applied jobs.", metavar="[JOB]...", autoc
 def run(
     job: Optional[str] = typer.Argument(None, help="An applied job.", metavar="JOB", autocompletion=complete_job),
     values: list[str] = typer.Argument(None, help="Values of the job's parameters.", metavar="[NAME=VALUE]..."),
-    wait: bool = typer.Option(False, "--wait", help="Show what it prints, and exit with its exit code."),
+    wait: bool = typer.Option(
+        False, "--wait", help="Show what it prints, and exit with 0 for a success, else with its exit code."
+    ),
     for_: Optional[str] = typer.Option(
         None,
         "--for",
@@ -68,10 +71,12 @@ def run(
     limits = backfill.read_range(place, name, for_, now) if for_ is not None else None
     if limits is not None:
         every = backfill.wanted_in(place, name, running.read_asked(place, name, values or (), None, caller()), *limits)
-        done = _done(place, every) if go_on else []
-        left = [each for each in every if each not in done]
-        again = shlex.join([*_command(user, root, backend), name, *(values or ()), "--for", str(for_), "--continue"])
-        _run_all(place, left, wait=wait, json=json, again=again, done=len(done))
+        left = _left(place, every) if go_on else every
+        # Later the same words may be another range, as `3d..1d`.
+        same = backfill.read_range(place, name, str(for_), now + timedelta(days=1)) == limits
+        span = str(for_) if same else "..".join(limit.isoformat() for limit in limits)
+        again = shlex.join([*_command(user, root, backend), name, *(values or ()), "--for", span, "--continue"])
+        _run_all(place, left, wait=wait, json=json, again=again, done=len(every) - len(left))
         return
     if go_on:
         raise UsageError("--continue goes with a range", "for example: --for 2026-01-01..2026-01-31 --continue")
@@ -80,31 +85,33 @@ def run(
     if wait:
         _follow(place, name, run_id, json=json)
     else:
-        _tell(name, run_id, json=json)
+        _tell(name, run_id, _command(user, root, backend), json=json)
 
 
-def _tell(job: str, run_id: str, *, json: bool) -> None:
+def _tell(job: str, run_id: str, command: Sequence[str], *, json: bool) -> None:
     """Which run has begun, or that it waits."""
     from sdcron import render
-    from sdcron.overlapping import WAITS, WAITS_ALREADY
+    from sdcron.beginnings import PENDING, WAITS, WAITS_ALREADY
 
-    if run_id in (WAITS, WAITS_ALREADY):
+    if run_id in (WAITS, WAITS_ALREADY, PENDING):
         words = f"a run of {job} {run_id} for the end of the one that is on"
+        if run_id == PENDING:
+            words = f"a run of {job} begins once what it waits for is there: systemctl list-jobs"
         render.as_json({"run_id": None}) if json else render.line(words)
     elif json:
         render.as_json({"run_id": run_id})
     else:
         render.line(run_id)
-        render.note(f"see what it prints: sdcron logs {job} -f")
+        render.note(f"see what it prints: {shlex.join(['sdcron', 'logs', job, '-f', *command[2:]])}")
 
 
-def _done(place: Place, every: Sequence[Wanted]) -> list[Wanted]:
-    """What of a range has succeeded already, a run included that is on still."""
+def _left(place: Place, every: Sequence[Wanted]) -> Sequence[Wanted]:
+    """What of a range has not succeeded yet, once a run that is on is over."""
     from sdcron import backfill, render
 
     if every:
         backfill.wait_for_run(place, every[0].job, lambda job: render.note(_RUNS_ALREADY.format(job)))
-    return backfill.succeeded(place, every)
+    return backfill.not_done(place, every)
 
 
 def _command(user: bool, root: Path | None, backend: str) -> list[str]:
@@ -122,7 +129,7 @@ def _follow(place: Place, job: str, run_id: str, *, json: bool) -> None:
     elif record.outcome != "success":
         render.note(f"sdcron: {job}: {_how(record)}")
     if record.outcome != "success":
-        raise typer.Exit(record.exit_code or ExitCode.FAILED)
+        raise EndedAsError(record.exit_code or ExitCode.FAILED)
 
 
 def _text_of(file: Path) -> str:
@@ -150,7 +157,11 @@ def _run_all(
     def waits(job: str) -> None:
         note(_RUNS_ALREADY.format(job))
 
-    runs = backfill.run_all(place, wanted, None if json or not wait else _print_stream, waits)
+    def show(stream: str, text: str) -> None:
+        progress.end()
+        _print_stream(stream, text)
+
+    runs = backfill.run_all(place, wanted, show if wait and not json else None, waits)
     try:
         with closing(runs):
             for each, record in zip(wanted, runs, strict=False):
@@ -179,7 +190,7 @@ def _run_all(
     elif not wanted:
         note("all of it has succeeded already" if total else "no due time lies in that range")
     if failed is not None:
-        raise typer.Exit(failed.exit_code or ExitCode.FAILED)
+        raise EndedAsError(failed.exit_code or ExitCode.FAILED)
 
 
 def _how(record: Run) -> str:
