@@ -27,6 +27,8 @@ UNIT_FIELD, ASKED_FIELD, JOB_FIELD = "SDCRON_UNIT", "SDCRON_ASKED", "SDCRON_JOB"
 _KEPT = 20
 _VALID_US = 3600 * 1_000_000
 """How long a start may take, as one that waits for a network."""
+_AT_ONCE_US = 2 * 1_000_000
+"""Within what time a start that has nothing to wait for begins, on a busy machine."""
 _VALID_OF_OTHERS_US = 10 * 1_000_000
 """The same for those whom polkit may have let start it, or not."""
 
@@ -60,6 +62,16 @@ class AskedFor:
         same = [entry for entry in memory.asked if entry[3] == own]
         others = [entry for entry in memory.asked if entry[3] != own]
         memory.asked = [*others, *same[1 - _KEPT :], [unit if own else "", when_us, asked.as_json(), own]]
+
+    def is_answered(self, job: str, when_us: int) -> bool:
+        """Whether a start then was asked for right before, by whom nobody need doubt; true once."""
+        memory = self._memories.of(job)
+        new = [entry[1] for entry in memory.asked if entry[3] and not entry[0] and entry[1] > memory.answered_us]
+        last_us = max((each for each in new if each <= when_us), default=0)
+        if when_us - last_us > _AT_ONCE_US:
+            return False
+        memory.answered_us = last_us
+        return True
 
     def take(self, job: str, unit: str, when_us: int) -> Asked:
         """What was asked for with the run of a unit that begins then; `unit` is empty for any of the job's services."""

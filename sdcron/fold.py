@@ -45,7 +45,7 @@ from sdcron.reports import Reports
 from sdcron.runs import NOT_ASKED, Trigger, microseconds_of, moment_of
 from sdcron.store import Batch
 from sdcron.streams import Streams
-from sdcron.trigger import Cause, cause_of
+from sdcron.trigger import Cause
 from sdcron.units import PREFIX
 from sdcron.waits import Waits
 
@@ -76,7 +76,7 @@ class Fold:
         self.runs = self._open_runs.by_id
         self.memories = Memories(define)
         self._asked_for = AskedFor(self.memories, self._uid, self.is_applied)
-        self._waits = Waits(define, self.memories)
+        self._waits = Waits(define, self.memories, self._asked_for.is_answered)
         user_id = self._uid if self._user else None
         self.streams = Streams(self.runs, define, self.memories.capture, self._unknown_run, user=user_id)
         self._reports = Reports(
@@ -144,7 +144,7 @@ class Fold:
         elif identifier == b"systemd":
             self._manager_message(get, received_us)
         elif identifier == b"sdcron":
-            self._asked_for.hear(get, received_us)
+            self._asked_for.hear(get, int(get("_SOURCE_REALTIME_TIMESTAMP") or received_us))
         elif identifier.startswith(b"(") and get("MESSAGE_ID") == SPAWN_FAILED:
             self._spawn_failed(get)
         elif identifier == b"systemd-journald" and get("_TRANSPORT") == b"driver":
@@ -274,7 +274,7 @@ class Fold:
             # Somebody's, which stands for no other run: what is to come is still to come.
             cause, asked = Cause(Trigger.MANUAL), self._asked_for.take(job, slot_name(job, slot), when_us)
         else:
-            cause, asked = cause_of(when_us, definition, memory, self.manager, self.manager_us), NOT_ASKED
+            cause, asked = self._waits.cause(job, when_us, self.manager, self.manager_us), NOT_ASKED
             if cause.trigger is Trigger.MANUAL:  # it may have queued since
                 asked = self._asked_for.take(job, "", when_us if memory.tick_us is None else memory.tick_us)
             memory.run_started(when_us, cause)

@@ -78,6 +78,8 @@ class Memory:
     """When the last run for an instant ended, which all others wait for (by_hand.py)."""
     asked: list[list[Any]] = field(default_factory=list)
     """What was asked for with runs that have not begun yet: see asking.py."""
+    answered_us: int = 0
+    """When that of it was asked which a run that has begun, or is to begin next, was for."""
     chain_us: int = 0
     """When the jobs that it runs after asked for a start that has not come yet; 0 for never."""
     chain_manager: str = ""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sdcron.job import Overlap
 from sdcron.messages import RETRY_TIMER
-from sdcron.trigger import tick_cause
+from sdcron.runs import Trigger
+from sdcron.trigger import Cause, cause_of, tick_cause
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
@@ -21,10 +22,24 @@ _BOOT, _TICK, _QUEUED = "@boot", "@tick", "@queued"
 class Waits:
     """Those of all jobs of one scope."""
 
-    def __init__(self, define: Callable[[str], Definition | None], memories: Memories) -> None:
-        """`define` tells how a job is applied now."""
+    def __init__(
+        self,
+        define: Callable[[str], Definition | None],
+        memories: Memories,
+        is_answered: Callable[[str, int], bool],
+    ) -> None:
+        """`define` tells how a job is applied now, `is_answered` whether somebody has just asked for a run."""
         self._define = define
+        self._is_answered = is_answered
         self._memories = memories
+
+    def cause(self, job: str, when_us: int, manager: str, manager_us: int) -> Cause:
+        """Why a run of the job begins then."""
+        definition = self._define(job)
+        if definition is not None and definition.overlap is Overlap.SKIP and self._is_answered(job, when_us):
+            # A time that falls due next to it is still to come.
+            return Cause(Trigger.MANUAL)
+        return cause_of(when_us, definition, self._memories.of(job), manager, manager_us)
 
     def asked(self, name: str, when_us: int, manager: str, manager_us: int) -> bool:
         """A service of a job beside its own begins; whether it is one that overlap.py makes, for what does not skip."""
@@ -42,7 +57,10 @@ class Waits:
         if definition is None:
             return
         memory = self._memories.of(job)
-        cause = tick_cause(when_us, definition, memory, manager, manager_us)
+        if self._is_answered(job, when_us):
+            cause = Cause(Trigger.MANUAL)
+        else:
+            cause = tick_cause(when_us, definition, memory, manager, manager_us)
         memory.ticked(when_us, manager, cause, queues=definition.overlap is Overlap.QUEUE)
 
     def timer_started(self, unit: str, when_us: int, manager: str) -> None:

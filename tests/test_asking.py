@@ -9,7 +9,10 @@ import pwd
 import pytest
 
 from sdcron.asking import ASKED_FIELD, IDENTIFIER, JOB_FIELD, MESSAGE_ID, UNIT_FIELD
+from sdcron.definition import Definition
+from sdcron.job import Overlap
 from sdcron.runs import Asked, Run, Trigger
+from sdcron.schedule import parse_schedule
 from tests.entries import NOON, SECOND
 from tests.test_fold import A, B, Place
 
@@ -67,6 +70,43 @@ def test_what_was_asked_for_goes_to_one_run_only(place: Place) -> None:
     by_hand(place, A)
     by_hand(place, B)
     assert [run.asked.by for run in place.close_all()] == ["anna", ""]
+
+
+def causes(place: Place) -> list[tuple[Trigger | None, int | None, str]]:
+    """Why each run began, the second in which it was due, and who asked."""
+    return [
+        (run.trigger, (run.scheduled_us - NOON) // SECOND if run.scheduled_us else None, run.asked.by)
+        for run in place.close_all()
+    ]
+
+
+@pytest.mark.parametrize("overlap", [Overlap.SKIP, Overlap.ALLOW, Overlap.REPLACE])
+def test_what_somebody_has_just_asked_for_is_his_though_a_time_is_due(overlap: Overlap) -> None:
+    hourly = parse_schedule("0 * * * *")
+    place = Place(Definition(digest="d1", schedule=hourly, overlap=overlap, accuracy_us=3600 * SECOND))
+
+    def begins(run_id: str) -> None:
+        if overlap is not Overlap.SKIP:
+            place.tell.starting("job@tick", "c" * 32)
+        by_hand(place, run_id)
+
+    place.tell.timer_started("sdcron-job.timer")
+    place.tell.at(3600 + 600)
+    ask(place, Asked("anna"))
+    begins(A)
+    place.tell.at(3600 + 601)
+    begins(B)
+    assert causes(place) == [(Trigger.MANUAL, None, "anna"), (Trigger.SCHEDULE, 3600, "")]
+
+
+def test_who_asked_some_time_ago_or_may_not_have_started_it_is_not_why_it_begins(place: Place) -> None:
+    place.tell.timer_started("sdcron-job.timer")
+    place.tell.at(86_397)
+    ask(place, Asked("anna"))
+    place.tell.at(86_400)
+    ask(place, Asked("berta"), uid="1000")
+    by_hand(place)
+    assert [cause[:2] for cause in causes(place)] == [(Trigger.SCHEDULE, 86_400)]
 
 
 def test_a_run_that_its_timer_starts_is_nobodys(place: Place) -> None:
