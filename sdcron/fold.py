@@ -273,6 +273,7 @@ class Fold:
         if slot > MOST_SLOTS:
             # Somebody's, which stands for no other run: what is to come is still to come.
             cause, asked = Cause(Trigger.MANUAL), self._asked_for.take(job, slot_name(job, slot), when_us)
+            memory.is_held = True
         else:
             cause, asked = self._waits.cause(job, when_us, self.manager, self.manager_us), NOT_ASKED
             if cause.trigger is Trigger.MANUAL:  # it may have queued since
@@ -394,6 +395,6 @@ class Fold:
         """The job's memory is told at once: the next run may begin before this one's output is complete."""
         memory = self.memories.of(run.job)
         if run.slot > MOST_SLOTS:
-            memory.held_us = max(memory.held_us, run.ended_us or 0)
+            memory.is_held, memory.held_us = False, max(memory.held_us, run.ended_us or 0)
         elif run.started_us is None or run.started_us == memory.started_us:
             memory.run_ended(run.ended_us, run.retry_owed(definition))

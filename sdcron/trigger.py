@@ -74,8 +74,10 @@ class Memory:
     """When the unit that waited began to start that run: what asks from then on asks for the one after it."""
     tick_after: list[Any] = field(default_factory=list)
     """When and why that was asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`; or nothing."""
+    is_held: bool = False
+    """Whether a run for an instant is on, which all others wait for (by_hand.py)."""
     held_us: int = 0
-    """When the last run for an instant ended, which all others wait for (by_hand.py)."""
+    """When the last of them ended."""
     asked: list[list[Any]] = field(default_factory=list)
     """What was asked for with runs that have not begun yet: see asking.py."""
     answered_us: int = 0
@@ -119,8 +121,8 @@ class Memory:
         """A run has begun, and with it every wait for one is over."""
         self.started_us, self.finished_us = started_us, None
         self.retry, self.owed, self.chain_us = 0, 0, 0
-        if self.tick_us is None and cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
-            self.due_us = cause.scheduled_us
+        if self.tick_us is None:
+            self._use_up(cause)
         # What has ticked has used up its time, and maybe others since.
         self._tick(*(self.tick_after or (None, "", "", None)))
 
@@ -128,18 +130,30 @@ class Memory:
         """It is over; `owed` is the number of the retry that nobody else will start."""
         self.finished_us, self.owed = finished_us or self.started_us, owed
 
-    def ticked(self, moment_us: int, manager: str, cause: Cause, *, queues: bool) -> None:
-        """Something asked for a run. Where runs queue, only the first waits of those that come while one is on."""
-        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
-            self.due_us = cause.scheduled_us
-        elif cause.trigger is Trigger.AFTER:
+    def ticked(self, moment_us: int, manager: str, manager_us: int, cause: Cause, *, queues: bool) -> None:
+        """Something asked for a run. Where runs queue, only the first waits of those that come while one is on.
+
+        `manager_us` is when this systemd was first heard of: what waited before a boot begins soon after it.
+        """
+        self._use_up(cause)
+        if cause.trigger is Trigger.AFTER:
             self.chain_us = 0
-        is_on = self.started_us is not None and self.finished_us is None
+        is_on = self.is_held or (self.started_us is not None and self.finished_us is None)
+        waits = is_on or (self.tick_manager != manager and moment_us <= manager_us + _BOOT_US)
         new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
         if self.tick_us is not None and moment_us <= self.tick_called_us + _LATE_US:
             self.tick_after = self.tick_after or new
-        elif not (queues and self.tick_us is not None and (is_on or self.tick_manager != manager)):
+        elif not (queues and self.tick_us is not None and waits):
             self._tick(*new)
+
+    def _use_up(self, cause: Cause) -> None:
+        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
+            self.due_us = max(cause.used_us, cause.scheduled_us or 0) or None
+
+    def timer_was_stopped(self, moment_us: int) -> None:
+        """The timer of the schedule was, and not by a shutdown: what waits is given up with it."""
+        self.timer_stopped_us = moment_us
+        self._tick(None, "", "", None)
 
     def tick_called(self, moment_us: int) -> None:
         """What waited, where runs queue, begins to start the run that was asked for."""
@@ -166,6 +180,8 @@ class Cause:
     trigger: Trigger | None
     attempt: int = 1
     scheduled_us: int | None = None
+    used_us: int = 0
+    """A later time of the schedule that is used up with it: it came while the start waited."""
 
 
 def tick_cause(when_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause:
@@ -179,8 +195,14 @@ def _of_tick(started_us: int, definition: Definition, memory: Memory, manager: s
     if memory.tick_us is None or not memory.tick_trigger:
         return None
     slack = definition.accuracy_us + _LATE_US
-    booted = memory.tick_manager != manager
-    since_us = manager_us + _BOOT_US if booted else max(memory.tick_us, memory.finished_us or 0, memory.held_us)
+    if memory.tick_manager != manager:
+        since_us = manager_us + _BOOT_US
+    elif memory.tick_us < (memory.finished_us or 0):
+        # Behind a run: soon after its end, or it was given up.
+        since_us = max(memory.finished_us or 0, memory.held_us)
+    else:
+        # Nothing was on: it may have to wait for a network.
+        since_us = max(memory.tick_us, memory.held_us) + _BOOT_US
     if started_us > since_us + slack:
         return None
     return Cause(Trigger(memory.tick_trigger), 1, memory.tick_due_us)
@@ -215,8 +237,10 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         return Cause(Trigger.MANUAL)
     # A timer that was started later than now was started before the clock was set back.
     if memory.timer_us is not None and due_us < memory.timer_us <= started_us:
-        made_good = _makes_good(started_us, definition, memory)
-        return Cause(Trigger.MISSED, 1, due_us) if made_good else Cause(Trigger.MANUAL)
+        if not _makes_good(started_us, definition, memory):
+            return Cause(Trigger.MANUAL)
+        later_us = last_due(definition.schedule, started_us - slack) if definition.schedule is not None else None
+        return Cause(Trigger.MISSED, 1, due_us, later_us if later_us is not None and later_us > due_us else 0)
     late = started_us > max(due_us, memory.held_us) + slack and not _was_on(memory, due_us)
     return Cause(Trigger.MISSED if late else Trigger.SCHEDULE, 1, due_us)
 

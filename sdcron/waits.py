@@ -61,7 +61,7 @@ class Waits:
             cause = Cause(Trigger.MANUAL)
         else:
             cause = tick_cause(when_us, definition, memory, manager, manager_us)
-        memory.ticked(when_us, manager, cause, queues=definition.overlap is Overlap.QUEUE)
+        memory.ticked(when_us, manager, manager_us, cause, queues=definition.overlap is Overlap.QUEUE)
 
     def timer_started(self, unit: str, when_us: int, manager: str) -> None:
         """A timer begins to wait."""
@@ -85,4 +85,4 @@ class Waits:
             memory = self._memories.of(retry[1])
             memory.retry_stopped = memory.retry_stopped or memory.retry == int(retry[2])
         elif not name.endswith(_BOOT):
-            self._memories.of(name).timer_stopped_us = when_us
+            self._memories.of(name).timer_was_stopped(when_us)

@@ -81,6 +81,10 @@ class Teller:
         """A timer begins to wait."""
         self.manager(unit, messages.STARTED, "f" * 32, JOB_TYPE="start", JOB_RESULT="done")
 
+    def timer_stopped(self, unit: str) -> None:
+        """It waits no longer."""
+        self.manager(unit, messages.HAS_STOPPED, JOB_TYPE="stop", JOB_RESULT="done")
+
     def going_down(self) -> None:
         """The machine begins to shut down."""
         self.manager("timers.target", messages.HAS_STOPPED, JOB_TYPE="stop", JOB_RESULT="done")

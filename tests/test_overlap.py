@@ -419,6 +419,51 @@ def test_a_waiting_run_that_was_never_begun_is_not_waited_for() -> None:
     assert causes(place.close_all()) == [(Trigger.SCHEDULE, 120)]
 
 
+@pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW, Overlap.REPLACE])
+def test_a_start_that_waits_for_a_network_keeps_its_due_time(overlap: Overlap) -> None:
+    place = journal(overlap)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.at(105).starting("a", A)
+    place.tell.succeeded("a", A)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60)]
+
+
+def test_what_waited_when_its_timer_was_stopped_is_given_up() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    place.tell.starting("a", A)
+    place.tell.at(120)
+    tick(place)
+    place.tell.at(130).timer_stopped("sdcron-a.timer")
+    place.tell.at(140).timer_started("sdcron-a.timer")
+    place.tell.at(180)
+    tick(place)
+    place.tell.at(190).succeeded("a", A)
+    place.tell.starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 180)]
+
+
+def test_the_first_that_waits_for_a_run_for_an_instant_is_the_one_that_runs() -> None:
+    place = journal(Overlap.QUEUE)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(30).starting("a@1795340191259175", A)
+    for second in (60, 120):
+        place.tell.at(second)
+        tick(place)
+    place = place.again()
+    place.tell.at(180)
+    tick(place)
+    place.tell.at(185).succeeded("a@1795340191259175", A)
+    place.tell.starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all())[-1] == (Trigger.SCHEDULE, 60)
+
+
 def test_a_tick_by_hand_is_no_due_time() -> None:
     place = journal(Overlap.QUEUE)
     place.tell.timer_started("sdcron-a.timer")

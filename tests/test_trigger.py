@@ -122,6 +122,21 @@ def test_what_is_made_good_about_the_next_time_does_not_use_that_up(late_us: int
     assert cause(NOON + 500_000, memory) == Cause(Trigger.SCHEDULE, 1, NOON)
 
 
+def test_what_falls_due_while_a_start_waits_is_one_with_it() -> None:
+    often = Definition(digest="d", schedule=parse_schedule("*/5 * * * *"))
+    memory = waiting(NOON - DAY, due_us=NOON + 15 * 60 * SECOND)
+    boot = NOON + 24 * 60 * SECOND + 40 * SECOND
+    memory.timer_started(boot, "n", "d")
+    # The network came late, and 12:25 came meanwhile.
+    started = boot + 40 * SECOND
+    found = cause_of(started, often, memory, "n", boot)
+    assert (found.trigger, found.scheduled_us) == (Trigger.MISSED, NOON + 20 * 60 * SECOND)
+    memory.run_started(started, found)
+    memory.run_ended(started + SECOND, 0)
+    assert cause_of(started + 80 * SECOND, often, memory, "n", boot).trigger is Trigger.MANUAL
+    assert cause(NOON + 30 * 60 * SECOND, memory, often) == Cause(Trigger.SCHEDULE, 1, NOON + 30 * 60 * SECOND)
+
+
 @pytest.mark.parametrize("late_us", [10_000, 50_000, 400_000])
 def test_a_timer_that_starts_about_a_time_and_has_missed_nothing_starts_that(late_us: int) -> None:
     boot = NOON - 30_000
