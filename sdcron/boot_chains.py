@@ -92,13 +92,18 @@ def _came_to_nothing(directory: Path, store: Store | None) -> bool:
 
 def _is_due(directory: Path, after: Sequence[str]) -> bool:
     """Whether a start is asked for. All tokens are that too, and become it."""
-    if (directory / DUE).exists():
-        return True
+    due = directory / DUE
     ends = {name: _text(directory / f"{name}{END}") for name in after}
-    if not all(ends.values()):
+    used = list(after)
+    if due.exists():
+        # Those that it was made of may have been left when the power was cut; what has ended since is for the next.
+        asked_ns = due.stat().st_mtime_ns
+        used = [name for name in after if ends[name] and (directory / f"{name}{END}").stat().st_mtime_ns <= asked_ns]
+    elif all(ends.values()):
+        Files().write(due, " ".join(name for name, end in ends.items() if end != "ok") + "\n")
+    else:
         return False
-    Files().write(directory / DUE, " ".join(name for name, end in ends.items() if end != "ok") + "\n")
-    for name in after:
+    for name in used:
         (directory / f"{name}{END}").unlink(missing_ok=True)
     return True
 

@@ -52,7 +52,7 @@ def hear_gate(
     unit_field: str,
     uid: bytes,
     runs: OpenRuns,
-    unknown_run: Callable[[str, str], OpenRun | None],
+    unknown_run: Callable[[str, str, int], OpenRun | None],
 ) -> None:
     """A line that says it is of a job: it may be the gate's word of why it does not run (chain_units.py).
 
@@ -65,9 +65,10 @@ def hear_gate(
         return
     job = identifier.decode("ascii", "replace").removeprefix(PREFIX)
     unit, run_id = text_of(get, f"_SYSTEMD_{unit_field}"), text_of(get, "_SYSTEMD_INVOCATION_ID")
-    run, ours = None, slot_of(unit)[0] == job
+    of_job, slot = slot_of(unit)
+    run, ours = None, of_job == job
     if ours and run_id:
-        run = runs.by_id.get(run_id) or unknown_run(job, run_id)
+        run = runs.by_id.get(run_id) or unknown_run(job, run_id, slot)
     elif ours or (not unit and get("_UID") == uid):
         run = next((run for run in reversed(runs.by_id.values()) if run.job == job and not run.detail), None)
     if run is not None and not run.detail:

@@ -30,6 +30,7 @@ from sdcron.overlap import asked_unit
 from sdcron.paths import Scope
 from sdcron.pauses import conditions as marks
 from sdcron.retry import retry_handler_name
+from sdcron.unit_conditions import has_conditions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ _ENDED = (
     'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then',
     'case "$(SYSTEMCTL show --value --property=OnFailure "$unit")" in *"sdcron-$x@retry.service"*) exit 0;; esac; fi;;',
     "esac;",
-    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1;',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
     '[ "$kind" = needs ] || echo "$INVOCATION_ID" >"$dir/$x.told";',
 )
 # The retry handler is done. A file that says so: a retry waits. A run that is on: it ends later.
@@ -64,7 +65,7 @@ _GAVE_UP = (
     "unit=$1 x=$2 dir=$3 d=$4 kind=$5 paused=$6 retry=$7; shift 7; exec 2>/dev/null; umask 022; word=bad;",
     '[ -e "$retry" ] && exit 0;',
     'case "$(SYSTEMCTL show --value --property=ActiveState "$unit")" in inactive|failed) ;; *) exit 0;; esac;',
-    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1;',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
 )
 _TELL = (
     'if [ "$word" = ok ] && [ "$kind" != after ]; then : >"$dir/$x.ok"; sync "$dir"; fi;',
@@ -83,14 +84,14 @@ _SKIPS = (
 _START = (
     'if [ -e "$paused/$d" ] || [ -e "$paused/.all" ]; then start=; fi;',
     'if [ -n "$start" ]; then echo "$bad" >"$dir/due"; sync "$dir/due" "$dir"; fi;',
-    'for y; do rm -f "$dir/$y.end"; done;',
+    'for y; do rm -f "$dir/$y.end"; done; sync "$dir";',
     '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"',
 )
 # A condition is looked at before a start, and one that holds before the unit is left to be inactive; its time tells
 # whether it was heard of. What could not be set up has an invocation, and no command of it is run.
 _SKIPPED = (
     "dir=$1 d=$2 paused=$3; shift 3; exec 2>/dev/null; umask 022;",
-    'exec 9<"$dir/lock" || exit 0; flock 9 || exit 1; for x; do',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1; for x; do',
     'get() { SYSTEMCTL show --value --property="$1" "sdcron-$x.service"; };',
     'case "$(get ConditionResult) $(get Result) $(get ActiveState)" in "no "*" inactive"|"no "*" failed")',
     'id=$(get ConditionTimestampMonotonic); [ "$id" -gt "$(get InactiveExitTimestampMonotonic)" ] || id=0;;',
@@ -99,17 +100,20 @@ _SKIPPED = (
     '[ "$id" = 0 ] && continue; seen=; read -r seen <"$dir/$x.told"; [ "$seen" = "$id" ] && continue;',
     'echo "$id" >"$dir/$x.told"; echo bad >"$dir/$x.end"; sync "$dir"; done;',
 )
-# A start that was asked for some time ago came to nothing: a condition of the job itself did not hold.
+# A start that was asked for some time ago may have waited, as for a network or a run for an instant. Of a job with
+# conditions, which are looked at before this, it more likely came to nothing: one of them did not hold.
 _GATE = (
-    'dir=$1; shift; PATH=/usr/bin:/bin; all=; if [ -e "$dir/due" ]; then',
-    'if [ -n "$(find "$dir/due" -mmin -5)" ]; then read -r all <"$dir/due"; fi; rm -f "$dir/due"; fi;',
+    'dir=$1 conditions=$2; shift 2; PATH=/usr/bin:/bin; all=; if [ -e "$dir/due" ]; then',
+    'if [ "$conditions" = no ] || [ -n "$(find "$dir/due" -mmin -5)" ]; then read -r all <"$dir/due"; fi;',
+    'rm -f "$dir/due"; fi;',
     'for x; do [ -e "$dir/$x.ok" ] || case " $all " in *" $x "*) ;; *) all="$all $x";; esac; done;',
     'text=; for x in $all; do text="$text, $x"; done; [ -z "$all" ] || { echo "<5>needs ${text#, }"; exit 1; }',
 )
 _SUCCEEDED = (
     "unit=$1 dir=$2; shift 2;",
     *_WORD,
-    'esac; [ "$word" = ok ] || exit 0; exec 9<"$dir/lock" || exit 0; flock 9; for x; do rm -f "$dir/$x.ok"; done',
+    'esac; [ "$word" = ok ] && [ -e "$dir/lock" ] || exit 0;',
+    'exec 9<"$dir/lock"; flock 9; for x; do rm -f "$dir/$x.ok"; done',
 )
 
 
@@ -163,7 +167,8 @@ def gate(job: Job, scope: Scope, state_dir: str) -> list[str]:
     if not job.after and not job.needs:
         return []
     directory = graph_dir(state_dir, job.name)
-    lines = [f"ExecCondition=+{_shell(_GATE, scope, 'sdcron-needs', directory, *job.needs)}"]
+    conditions = "yes" if has_conditions(job) else "no"
+    lines = [f"ExecCondition=+{_shell(_GATE, scope, 'sdcron-needs', directory, conditions, *job.needs)}"]
     if job.needs:
         words = (f"sdcron-{job.name}.service", directory, *job.needs)
         lines.append(f"ExecStopPost=-+{_shell(_SUCCEEDED, scope, 'sdcron-succeeded', *words)}")

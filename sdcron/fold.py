@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sdcron.asking import AskedFor
 from sdcron.chain_entries import hear_chain, hear_gate
 from sdcron.job import RESERVED_NAMES, Overlap
-from sdcron.lock_skips import note_held_lock, told_lock
+from sdcron.lock_skips import hear_lock, note_held_lock
 from sdcron.memories import Memories
 from sdcron.messages import (
     DROPPED,
@@ -138,7 +138,7 @@ class Fold:
             return
         if identifier.startswith(b"sdcron-") and identifier not in OWN_IDENTIFIERS:
             if not self.streams.line(get, identifier, received_us):
-                self._lock_held(get, identifier.decode("ascii", "replace").removeprefix(PREFIX))
+                hear_lock(get, identifier, self._unit_field, self._define, self._open_runs, self._unknown_run)
                 self._reports.take(get, received_us)
             hear_gate(get, identifier, self._unit_field, self._uid, self._open_runs, self._unknown_run)
         elif identifier == b"systemd":
@@ -326,15 +326,6 @@ class Fold:
         found = SPAWN.search(text_of(get, "MESSAGE"))
         if run is not None and found:
             run.detail = f"could not be started, at step {found[1]}: {found[2]}"
-            self._open_runs.touched.add(run.run_id)
-
-    def _lock_held(self, get: Get, job: str) -> None:
-        """What a run says that does not get a lock, maybe before systemd says a word of it."""
-        definition = self._define(job)
-        told = told_lock(get, (str(definition.uid).encode(),)) if definition is not None else None
-        run = (self.runs.get(told[0]) or self._unknown_run(job, told[0])) if told else None
-        if told and run is not None and run.job == job:
-            run.lock = told[1]
             self._open_runs.touched.add(run.run_id)
 
     def _lines_dropped(self, get: Get) -> None:

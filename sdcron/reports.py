@@ -57,7 +57,7 @@ class Reports:
         runs: Mapping[str, OpenRun],
         define: Callable[[str], Definition | None],
         patterns: Callable[[str], Patterns],
-        unknown_run: Callable[[str, str], OpenRun | None],
+        unknown_run: Callable[[str, str, int], OpenRun | None],
         *,
         user: bytes | None,
     ) -> None:
@@ -95,10 +95,10 @@ class Reports:
             return self._named(get)
         if not (unit.startswith(PREFIX) and unit.endswith(".service")):
             return None
-        job, _ = slot_of(unit)
+        job, slot = slot_of(unit)
         run = self._runs.get(run_id or text_of(get, "SDCRON_RUN_ID"))
         if run is None and run_id and job and job not in RESERVED_NAMES:
-            run = self._unknown_run(job, run_id)
+            run = self._unknown_run(job, run_id, slot)
         return run if run is not None and run.job == job else None
 
     def _named(self, get: Get) -> OpenRun | None:

@@ -31,6 +31,14 @@ def when_unit(job: Job, scope: Scope) -> list[str]:
     return lines
 
 
+def has_conditions(job: Job) -> bool:
+    """Whether a start may come to nothing before any command runs: by a condition, or what it requires, as a mount."""
+    when = job.when
+    others = when.path_exists or when.path_missing or when.ac_power
+    own = any(each.key.startswith(("Condition", "Assert", "Requi", "BindsTo")) for each in job.systemd.unit)
+    return bool(when.mounts or own or (others and when.otherwise is Otherwise.SKIP))
+
+
 def when_service(job: Job, scope: Scope) -> list[str]:
     """The [Service] lines: what no Condition...= directive knows, as ExecCondition=, or as a wait before the start."""
     when = job.when

@@ -32,6 +32,7 @@ from sdcron.runs import Outcome, Run, Trigger
 from sdcron.schedule import parse_schedule
 from sdcron.stopping import Target, stop, under_way
 from sdcron.trigger import Memory as RunMemory
+from sdcron.unit_locks import HELD_MESSAGE
 from sdcron.units import compile_job
 from tests import test_agenda, test_fold
 from tests.entries import NOON, SECOND
@@ -530,6 +531,27 @@ def test_runs_side_by_side_are_each_their_own() -> None:
         (Outcome.SUCCESS, b"a\n"),
         (Outcome.FAILURE, b"b\n"),
     ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"SDCRON_PROGRESS": "1/2"},
+        {"MESSAGE": "needs x", "PRIORITY": "5", "_STREAM_ID": "s1"},
+        {"MESSAGE_ID": HELD_MESSAGE, "INVOCATION_ID": B, "SDCRON_LOCK": "x"},
+    ],
+)
+def test_a_run_beside_others_that_speaks_before_it_is_known_is_none_of_the_first(said: dict[str, str]) -> None:
+    place = journal(Overlap.ALLOW)
+    own = {
+        "_SYSTEMD_UNIT": slot_name("a", 2),
+        "_SYSTEMD_INVOCATION_ID": B,
+        "_UID": "0",
+        "SYSLOG_IDENTIFIER": "sdcron-a",
+    }
+    place.tell.feed(**own, **said)
+    place.tell.starting("a", A)
+    assert [(run.run_id, run.slot, run.result) for run in place.fold.runs.values()] == [(B, 2, ""), (A, 1, "")]
 
 
 def test_a_memory_of_before_has_no_tick() -> None:
