@@ -189,6 +189,52 @@ def the_start_of_a_job_that_runs_is_dropped(world: World) -> Steps:
     assert told(world.seen["slow-link"]) == [("after", "killed", "stopped by an administrator")]
 
 
+def a_chain_starts_a_job_that_is_on_by_its_overlap(world: World) -> Steps:
+    """One that queues waits, one that replaces takes the place, and one that is allowed runs beside."""
+    firsts = {"queue": Act(patient=True), "allow": Act(lasts=100), "replace": Act(lasts=100)}
+    world.apply(
+        {
+            "before-kinds": {"command": acts()},
+            **{
+                f"chained-{kind}": {"after": "before-kinds", "overlap": kind, "command": acts(first, Act())}
+                for kind, first in firsts.items()
+            },
+        }
+    )
+    world.start("before-kinds")
+    for kind in firsts:
+        yield begun(world, f"chained-{kind}")
+    world.start("before-kinds")
+    yield runs(world, "chained-allow", 1)
+    yield runs(world, "chained-replace", 2)
+    assert "chained-queue" not in world.seen
+    world.let_go("chained-queue")
+    yield runs(world, "chained-queue", 2)
+    world.stop("chained-allow")
+    yield runs(world, "chained-allow", 2)
+    replaced = ("after", "killed", "replaced by the next run")
+    stopped = ("after", "killed", "stopped by an administrator")
+    assert told(world.seen["chained-queue"]) == [RAN, RAN]
+    assert sorted(told(world.seen["chained-allow"])) == sorted([RAN, stopped])
+    assert told(world.seen["chained-replace"]) == [replaced, RAN]
+
+
+def what_another_run_takes_the_place_of_has_not_ended(world: World) -> Steps:
+    """What comes after it comes after the one that took its place."""
+    world.apply(
+        {
+            "replaces-itself": {"overlap": "replace", "command": acts(Act(lasts=100), Act())},
+            "after-replaces": {"after": "replaces-itself", "command": acts()},
+        }
+    )
+    world.start("replaces-itself")
+    yield begun(world, "replaces-itself")
+    world.start("replaces-itself")
+    yield runs(world, "after-replaces", 1)
+    yield passed(world, seconds=1)
+    assert told(world.seen["after-replaces"]) == [RAN]
+
+
 def a_job_that_was_stopped_has_not_succeeded(world: World) -> Steps:
     """Also one that exits with 0 then."""
     world.apply(
@@ -293,6 +339,8 @@ CHAINS: list[tuple[Callable[[World], Steps], dict[str, str]]] = [
     (a_diamond_runs_each_of_its_jobs_once, {}),
     (a_run_by_hand_does_not_wait_for_what_it_comes_after, {}),
     (the_start_of_a_job_that_runs_is_dropped, {}),
+    (a_chain_starts_a_job_that_is_on_by_its_overlap, {}),
+    (what_another_run_takes_the_place_of_has_not_ended, {}),
     (a_job_that_was_stopped_has_not_succeeded, {}),
     (what_comes_after_a_skipped_run_is_skipped, {"fake": CONDITIONS}),
     (what_has_ended_is_known_over_a_restart, {}),
