@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sdcron.errors import SdcronError
+from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.job import MAX_PARALLEL, Missed, Overlap, Retry
 from sdcron.job_text import digest_of, job_of, parameters_of, text_of, timing_of
@@ -217,7 +217,7 @@ def read_local(paths: Paths) -> dict[str, LocalJob]:
     except FileNotFoundError:
         return {}
     except PermissionError as error:
-        raise SdcronError(f"no permission to read {path}", "run it as root (sudo)") from error
+        raise BackendError(f"no permission to read {path}", "run it as root (sudo)") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SdcronError(f"{path} cannot be read: {error}", _anew(path)) from error
     jobs: dict[str, LocalJob] = {}

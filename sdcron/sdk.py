@@ -293,8 +293,8 @@ _meter = _Meter()
 def progress(done: float, total: float | None = None) -> None:
     """Say that so much is done, of so much in all where that is known: `sdcron status` shows it.
 
-    May be called as often as one likes: ten times at once, then twice a second are passed on, and the last one. What is
-    no number from 0 on is passed over.
+    May be called as often as one likes: ten times at once, then twice a second are passed on, and the last one at the
+    end. What is no number from 0 on is passed over.
     """
     _meter.tell(done, total)
 
@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif command == "current" and len(rest) <= 1:
         return _show_current(*rest)
     else:
-        return _misused(f"no such command: {' '.join(words)}" if words else "what is to be told?")
+        return _misused(f"not to be understood: {' '.join(words)}" if words else "what is to be told?")
     return 0
 
 

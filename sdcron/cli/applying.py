@@ -145,7 +145,7 @@ def compile_(
 
     if backend == "local":
         raise UsageError("compile writes systemd's units, and the engine has none", "leave --backend away")
-    place = place_of(user, root, "systemd")
+    place = place_of(user, root, "systemd" if backend == "auto" else backend)
     compiled = operations.compile_jobs(place, operations.read_jobs(place, paths, host=host), render.note)
     written = operations.write_units(compiled, output)
     if json:

@@ -78,6 +78,8 @@ def next_(
     place = place_of(user, root, backend, transient)
     if (job is None) == (schedule is None):
         raise UsageError("next wants a job or --schedule, one of the two", "sdcron next backup")
+    if timezone is not None and schedule is None:
+        raise UsageError("--timezone goes with --schedule: a job has its own", "leave it away")
     parsed = queries.try_schedule(place.paths, schedule, timezone) if schedule is not None else None
     if job is not None:
         applied = queries.find_job(place, job)
@@ -99,7 +101,7 @@ def next_(
                 render.as_json([])
             return
     if parsed is None:
-        raise UsageError(f"{job} has no schedule: it runs only by hand", f"sdcron list, systemctl start sdcron-{job}")
+        raise UsageError(f"{job} has no schedule: it runs only by hand", f"run it now: sdcron run {job}")
     now = render.now_utc()
     moments = queries.next_moments(parsed, queries.parse_moment(place.paths, start, now), count)
     if json:

@@ -300,7 +300,9 @@ def suspend(
 @app.command()
 def resume(
     jobs: list[str] = SOME_JOBS,
-    everything: bool = typer.Option(False, "--all", help="End what pause --all or suspend began."),
+    everything: bool = typer.Option(
+        False, "--all", help="End what pause --all or suspend began, and start again what is resumable."
+    ),
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
