@@ -237,13 +237,34 @@ class SystemdBackend:
                     continue
                 raise
             stopped.append(name)
-        for name in stopped if kill else ():
-            # After the stop: else systemd takes it for a death like any other, which is retried.
-            with suppress(BackendError):  # it is over already
-                self._manager("KillUnit", "ssi", [name.encode(), b"all", signal.SIGKILL])
+        if kill:
+            self._kill(stopped)
         # A service has its own stop timeout, with SIGKILL at the end of it.
         services = any(name.endswith(".service") for name in stopped)
         self._settle(stopped, "inactive", "stop", math.inf if services else _SETTLE_SECONDS)
+
+    def _kill(self, names: Sequence[str]) -> None:
+        """End all processes of services that are being stopped, but not what sdcron itself does at a run's end.
+
+        After the stop: else systemd takes it for a death like any other, which is retried.
+        """
+
+        def kill(name: str, whom: bytes) -> None:
+            with suppress(BackendError):  # it is over already
+                self._manager("KillUnit", "ssi", [name.encode(), whom, signal.SIGKILL])
+
+        for name in names:
+            kill(name, b"main")
+        waiting = set(names)
+        while waiting:
+            states = {name: self.state(name) for name in waiting}
+            waiting = {name for name, state in states.items() if state.sub in ("stop-sigterm", "final-sigterm")}
+            for name in waiting:
+                path = self._encode_path(_PATH + b"/unit", name.encode())
+                if not self._property(path, b"org.freedesktop.systemd1.Service", "MainPID"):
+                    # The rest of its tree; ExecStopPost= comes after that.
+                    kill(name, b"all")
+            time.sleep(_POLL_SECONDS if waiting else 0)
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """See Backend."""
@@ -256,16 +277,16 @@ class SystemdBackend:
 
     def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
         """See Backend. Units among `others` that are in memory stay as they are."""
-        from sdcron.backends.transient import transient_units
+        from sdcron.backends.transient_call import arguments, keep_text
 
         runtime_dir = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}") if self._user else "/run"
         units = [timer, *(unit for unit in others if self.state(unit.name).load == "not-found")]
-        (_, properties), *auxiliary = transient_units(units, runtime_dir)
         reloaded = self._property(_PATH, _MANAGER, "UnitsLoadFinishTimestampMonotonic")
-        self._call(_PATH, _MANAGER, "StartTransientUnit", self._transient_arguments(timer.name, properties, auxiliary))
+        flat = arguments(units, runtime_dir, self._encode_arguments)
+        self._call(_PATH, _MANAGER, "StartTransientUnit", flat)
         for unit in units:
             try:
-                _keep_text(Path(runtime_dir, "systemd/transient", unit.name), unit.text)
+                keep_text(Path(runtime_dir, "systemd/transient", unit.name), unit.text)
             except FileNotFoundError as error:
                 # It was dropped again at once, as one with settings that do not go together is.
                 raise BackendError(f"systemd could not start {timer.name}", "see: journalctl -b -n 20") from error
@@ -315,27 +336,6 @@ class SystemdBackend:
                 raise
             raise _refused(method, error, user=self._user) from error
 
-    def _transient_arguments(
-        self, name: str, properties: list[tuple[str, str, Any]], auxiliary: list[tuple[str, list[tuple[str, str, Any]]]]
-    ) -> list[tuple[int, Any]]:
-        """StartTransientUnit's `ssa(sv)a(sa(sv))` in the flat form that pystemd appends to a message."""
-        flat: list[tuple[int, Any]] = self._encode_arguments(b"ss", [name.encode(), b"replace"])
-        flat += self._property_list(properties)
-        flat.append((ord("a"), b"(sa(sv))"))
-        for other, values in auxiliary:
-            flat += [(ord("r"), b"sa(sv)"), (ord("s"), other.encode()), *self._property_list(values), (-1, None)]
-        flat.append((-1, None))
-        return flat
-
-    def _property_list(self, properties: list[tuple[str, str, Any]]) -> list[tuple[int, Any]]:
-        flat: list[tuple[int, Any]] = [(ord("a"), b"(sv)")]
-        for key, signature, value in properties:
-            inner = self._encode_arguments(signature.encode(), [value])
-            flat += [(ord("r"), b"sv"), (ord("s"), key.encode()), (ord("v"), signature.encode()), *inner]
-            flat += [(-1, None), (-1, None)]
-        flat.append((-1, None))
-        return flat
-
 
 def _private_socket() -> bytes | None:
     """The D-Bus address of the user manager's own socket, which systemctl(1) uses too; None if there is none.
@@ -348,24 +348,6 @@ def _private_socket() -> bytes | None:
     # D-Bus Specification, "Server Addresses": all but these characters is written as %xx.
     plain = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz/.*"
     return b"unix:path=" + b"".join(bytes([byte]) if byte in plain else b"%%%02x" % byte for byte in os.fsencode(path))
-
-
-def _keep_text(path: Path, text: str) -> None:
-    """Have systemd read `text` at the next reload, and not what it wrote there when it made the transient unit.
-
-    What it writes does not read back as it was: 252 garbles arguments with `$` or `;` and writes unknown directives for
-    commands with a prefix, 257 and 262 double every `$`, and no version takes Unit= of a timer.
-    """
-    status = path.stat()
-    # With the old time, the file does not count as changed on disk.
-    files = Files()
-    staged = files.stage(path, text)
-    try:
-        os.utime(staged, ns=(status.st_atime_ns, status.st_mtime_ns))
-        files.publish(staged, path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
 
 
 def _decode(value: bytes | str) -> str:
