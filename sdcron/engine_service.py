@@ -327,6 +327,7 @@ class _Service:
             "pid": os.getpid(),
             "jobs": len(engine.agenda),
             "running": engine.running(),
+            "ending": sorted({active.run.job for active in engine.active.values() if active.was_asked_to_stop}),
             "retries": engine.agenda.retries(),
             "waiting": engine.agenda.queued(),
             "failed": sorted(self._failed),
@@ -379,7 +380,7 @@ class _Service:
     def _stop(self, request: dict[str, Any], _: Connection) -> dict[str, Any]:
         name = str(request.get("job"))
         if name not in self.book.jobs and name not in self.engine.running():
-            return {"error": f"no job called {name} is applied here", "hint": "see the applied ones: sdcron list"}
+            return {"run_ids": []}  # it is over, and was removed
         run_ids = self.engine.stop(name, str(request.get("run_id") or ""), kill=request.get("kill") is True)
         return {"run_ids": run_ids}
 

@@ -18,8 +18,9 @@ from sdcron.local_operations import LocalApplier, tell_engine
 from sdcron.operations import changing, connect, installed_jobs
 from sdcron.pauses import ALL, Pause, Pauses, owed_mark, read_pauses
 from sdcron.plan import Action, Change, Plan
+from sdcron.queries import catch_up
 from sdcron.running import RunsAlreadyError, start_in_time
-from sdcron.stopping import Target, are_not_owed, stop, under_way
+from sdcron.stopping import Target, are_not_owed, being_ended, stop, under_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -79,6 +80,7 @@ def suspend(place: Place, by: str, note: Callable[[str], object]) -> tuple[str, 
         marking.carry_out((), owed_mark((*before.owed, *(job for job in running if job in marking.jobs))))
     _note_transient(place, note)
     ended = stop(place, [Target(job) for job in running])
+    catch_up(place)
     whole = {job for job in running if job not in ended or are_not_owed(place, job, ended[job])}
     if whole:
         with _marking(place, note) as marking:
@@ -116,6 +118,9 @@ def resume_all(place: Place, note: Callable[[str], object]) -> Resumed:
         try:
             start_in_time(place, job)
         except RunsAlreadyError:
+            if being_ended(place, job):
+                note(f"sdcron: {job} is not started again yet: its run is being ended still; then: sdcron resume --all")
+                continue
             # Somebody has started it by hand.
             note(f"sdcron: {job} runs already")
         except SdcronError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sdcron.chain_units import DUE, token_changes
+from sdcron.chain_units import DUE, after_handler_name, token_changes
 from sdcron.drop_ins import unit_of
 from sdcron.overlap import queued_name, tick_name
 from sdcron.plan import Action
@@ -84,11 +84,10 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
             if change.after is None or not change.after.paused:
                 step.start += [name for name in stopped if is_retry(name) and name in after and name in scene.active]
             step.plain += [name for name in stopped if name in start and _is_plain(before[name])]
-            if _gives_up_waiting(change):
-                # The tick first: it would have a run wait again.
-                step.stop += [
-                    name for name in (tick_name(change.name), queued_name(change.name)) if name in scene.loaded
-                ]
+            if change.after is None or change.after.paused or _gives_up_waiting(change):
+                # What is about to ask for a run, and after that what would have it wait.
+                asking = (after_handler_name(change.name), tick_name(change.name), queued_name(change.name))
+                step.stop += [name for name in asking if name in before and name in scene.loaded]
             # What is new may be in memory too: a job removed while it ran, and back now.
             step.forget += sorted({unit_of(name) for name in {*before, *after}} & scene.loaded)
         step.start += start

@@ -13,7 +13,7 @@ from sdcron.errors import BackendError, UsageError
 from sdcron.job import RESERVED_NAMES
 from sdcron.overlap import queued_name, slot_of
 from sdcron.place import connect
-from sdcron.queries import Outcome, catch_up, find_job, history
+from sdcron.queries import Outcome, find_job, history
 from sdcron.running import asked
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ def _under_way(place: Place, backend: Backend) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
+def being_ended(place: Place, job: str) -> bool:
+    """Whether a run of it is, and was not over when that was asked."""
+    if place.local:
+        state = ask(place.paths.engine_dir, {"do": "state"}) or {}
+        return job in state.get("ending", ())
+    with connect(place) as backend:
+        in_use = backend.in_use() if backend is not None else {}
+        return any(_job_of(unit) == job and state.active == "deactivating" for unit, state in in_use.items())
+
+
 def stop(place: Place, targets: Iterable[Target], *, kill: bool = False) -> dict[str, tuple[str, ...]]:
     """End these at the same time, and wait until all are over; run ids by job, of those that were on."""
     targets = tuple(dict.fromkeys(targets))
@@ -139,7 +149,6 @@ def are_not_owed(place: Place, job: str, run_ids: Collection[str]) -> bool:
 
     Nor does one for an instant, or with values of its own: whoever asked for it does so again.
     """
-    catch_up(place)
     records = [record for run_id in run_ids for record in history(place, job, run_id=run_id, limit=1)]
     return bool(records) and all(record.outcome is Outcome.SUCCESS or record.asked.is_special for record in records)
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron.backends import LastRun, UnitState
 from sdcron.errors import BackendError
-from sdcron.files import Files
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:

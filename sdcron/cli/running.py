@@ -209,7 +209,7 @@ def stop(
         None, help="Jobs, run ids, or numbers of processes.", metavar="[JOB|RUN|PID]...", autocompletion=complete_job
     ),
     everything: bool = typer.Option(False, "--all", help="Everything that runs."),
-    kill: bool = typer.Option(False, "--kill", help="SIGKILL at once, without the job's own signal before it."),
+    kill: bool = typer.Option(False, "--kill", help="SIGKILL right after the job's own signal."),
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
