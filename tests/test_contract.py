@@ -1212,6 +1212,31 @@ def a_run_is_stopped_by_its_id_or_by_a_process_of_it(world: World) -> Steps:
         assert (code, told.splitlines()[0]) == (2, f"sdcron: {words}")
 
 
+@contract(fake=NO_COMMANDS)
+def what_is_killed_is_not_retried_and_what_comes_after_it_hears_of_it(world: World) -> Steps:
+    names = [f"killed-{number}" for number in range(6)]
+    deaf = sh(f"trap '' TERM; setsid sleep 300 & echo $!; : >{PLACE}/marks/$0; while :; do sleep 1; done")
+    retried = {"retry": {"delay": "500ms", "attempts": 2}, "stop_timeout": "1m"}
+    for name in names:
+        own = {"command": [*deaf, name]} if name[-1] in "01" else {"command": acts(Act(lasts=100))}
+        world.apply({name: retried | own, f"after-{name}": {"after": name, "command": acts()}})
+    world.start(*names)
+    for name in names:
+        yield begun(world, name)
+    assert world.sdcron("stop", "--kill", *names)[0] == 0
+    for name in names:
+        yield runs(world, f"after-{name}", 1)
+    yield passed(world, seconds=2)
+    for name in names:
+        assert [(run["outcome"], run["reason"]) for run in world.seen[name]] == [
+            ("killed", "stopped by an administrator")
+        ]
+        assert [(run["outcome"], run["reason"]) for run in world.seen[f"after-{name}"]] == [
+            ("skipped", f"needs {name}")
+        ]
+    assert world.alive([number for name in names for number in world.seen[name][0]["stdout"].split()]) == []
+
+
 ASKS = 'echo "$@ for ${SDCRON_FOR-nothing}, $SDCRON_PARAM_REGION $SDCRON_PARAM_DAYS"'
 
 

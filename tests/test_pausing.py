@@ -20,6 +20,7 @@ from sdcron.operations import make_place
 from sdcron.paths import system_paths
 from sdcron.pauses import ALL, Pause, owed_mark, read_pauses
 from sdcron.plan import Plan
+from sdcron.running import RunsAlreadyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,6 +147,27 @@ def test_a_job_that_is_removed_is_not_started_again_when_it_comes_back(
     sdcron("remove", "nightly", "--yes", "--backend", backend)
     assert read_pauses(paths).owed == ()
     assert not paths.paused_dir.exists()
+
+
+@pytest.mark.parametrize(("ends", "owed"), [(True, ("often",)), (False, ())])
+def test_what_is_being_ended_still_stays_owed_and_what_somebody_has_started_does_not(
+    ends: bool,
+    owed: tuple[str, ...],
+    paths: Paths,
+    sdcron: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def runs(*_: object) -> None:
+        raise RunsAlreadyError("often runs already", "see it")
+
+    monkeypatch.setattr("sdcron.pausing.start_in_time", runs)
+    monkeypatch.setattr("sdcron.pausing.being_ended", lambda *_: ends)
+    Applier(paths, None).carry_out(Plan(), owed_mark(["often"]) | {ALL: Pause("", "x").text()})
+    code, _, words = sdcron("resume", "--all")
+    assert (code, read_pauses(paths).owed, read_pauses(paths).everything) == (0, owed, None)
+    assert words.splitlines()[0].startswith(
+        "sdcron: often " + ("is not started again yet: " if ends else "runs already")
+    )
 
 
 def test_a_paused_job_has_no_next_time(sdcron: Callable[..., tuple[int, str, str]]) -> None:

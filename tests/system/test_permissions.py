@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,13 +18,9 @@ if TYPE_CHECKING:
 
     from tests.machine import Machine
 
-#: What README shows: a user who may start and stop one job.
-RULE = """polkit.addRule(function (action, subject) {
-    if (action.id == "org.freedesktop.systemd1.manage-units" && subject.user == "tester"
-        && /^sdcron-(long|short)(@[0-9a-z]+)?\\.service$/.test(action.lookup("unit")))
-        return polkit.Result.YES;
-});
-"""
+#: What README shows, for a user who may start and stop two jobs.
+[SHOWN] = re.findall(r"```js\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+RULE = SHOWN.replace('subject.isInGroup("operators")', 'subject.user == "tester"').replace("-backup", "-(long|short)")
 JOBS_HERE: dict[str, dict[str, Any]] = {
     "long": {"command": ["/bin/sh", "-c", "echo begun; sleep 100"], "schedule": "30 2 * * *"},
     "short": {"command": ["/bin/echo", "hello"]},
@@ -95,5 +93,15 @@ def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine:
     machine.sdcron("run", "long", user="tester")
     until(lambda: "begun" in machine.sdcron("logs", "long").stdout, 20, "it runs")
     assert machine.sdcron("stop", "long", user="tester").stdout == "long is stopped\n"
+    # What the rule names is no leave to have root run something else under that name.
+    for name in ("sdcron-long@x.service", "sdcron-short@99.service"):
+        tried = ["systemd-run", f"--unit={name}", "--wait", "/bin/touch", "/root/taken"]
+        assert machine.run(tried, user="tester", status=None).returncode != 0
+    assert machine.run(["test", "-e", "/root/taken"], status=None).returncode == 1
+    tried = ["systemctl", "set-property", "sdcron-long.service", "CPUWeight=1"]
+    assert machine.run(tried, user="tester", status=None).returncode != 0
+    machine.sdcron("run", "long", user="tester")
+    until(lambda: machine.sdcron("logs", "long").stdout.count("begun") == 2, 20, "it runs again")
+    assert machine.sdcron("stop", "--kill", "long", user="tester").stdout == "long is stopped\n"
     message, _ = told(machine, "run", "other")
     assert message.startswith("no permission to start the machine's jobs: ")
