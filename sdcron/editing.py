@@ -6,6 +6,7 @@ A file is changed only to what has been checked, and by one rename: an editor th
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shlex
 import shutil
@@ -23,7 +24,7 @@ from sdcron.hosts import belongs
 from sdcron.job import RESERVED_NAMES
 from sdcron.jobfile import is_job_name, parse_text
 from sdcron.jobset import JobPaths, JobSet, check_together
-from sdcron.operations import Desired, compile_jobs, connect, file_context, plan_jobs, writing_hint
+from sdcron.operations import Desired, changing, compile_jobs, connect, file_context, plan_jobs, writing_hint
 from sdcron.pauses import read_pauses
 from sdcron.queries import find_job
 from sdcron.record import Record
@@ -128,6 +129,15 @@ def source_of(place: Place, job: str) -> Path:
     return path
 
 
+def check_rights(place: Place, path: Path) -> None:
+    """Raise SdcronError for whoever may not replace the file, or change what is applied: before he writes anything."""
+    directory = path.resolve().parent
+    if not os.access(directory, os.W_OK):
+        raise SdcronError(f"{path}: {os.strerror(errno.EACCES)}", _AS_OWNER)
+    with connect(place) as backend, changing(place, backend):
+        pass
+
+
 def edited(place: Place, path: Path, again: Callable[[JobFileError], bool], note: Callable[[str], object]) -> Draft:
     """Have the file changed in an editor until it is right.
 
@@ -177,6 +187,7 @@ def plan_of(place: Place, draft: Draft) -> Plan:
     if together := check_together(drafted):
         raise JobFileError(tuple(together))
     pauses = read_pauses(place.paths)
+    compile_jobs(place, JobSet(tuple(drafted), elsewhere=others, host=context.host))
     compiled = compile_jobs(place, JobSet(here, elsewhere=others, host=context.host))
     desired = Desired(
         tuple(job.while_paused() if pauses.of(job.name) else job for job in compiled),

@@ -60,6 +60,12 @@ def write_elsewhere(paths: Paths, files: Files, jobs: Iterable[Job], *, read: Co
                 _path(paths).unlink(missing_ok=True)
 
 
+def forget_elsewhere(paths: Paths) -> None:
+    """Of no applied job any more are there others."""
+    with suppress(OSError):
+        _path(paths).unlink(missing_ok=True)
+
+
 def _may_exist(path: str) -> bool:
     """Whether it is there, or that cannot be seen."""
     try:

@@ -165,6 +165,12 @@ def save(
             files.write(_path(paths), after, 0o600)
 
 
+def forget(paths: Paths) -> None:
+    """Have the next apply read every file."""
+    with suppress(OSError):
+        _path(paths).unlink(missing_ok=True)
+
+
 def _path(paths: Paths) -> Path:
     return paths.state_dir / "applied.json"
 

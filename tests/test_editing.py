@@ -177,6 +177,37 @@ def test_what_is_wrong_is_told_and_changes_nothing(
     assert (job.read_text(), command_of(tmp_path)) == (before, "/bin/true")
 
 
+def test_what_is_found_after_the_parsing_is_told_with_its_line(
+    tmp_path: Path, job: Path, sdcron: Sdcron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(tmp_path, monkeypatch, "printf '# more\\n\\nping: https://example.org/x\\n' >>\"$1\"")
+    _, _, told = sdcron("edit", "backup")
+    line = len(job.read_text().splitlines()) + 3
+    assert f"{job}:{line}:1: key 'ping' is not supported yet" in told
+
+
+def test_who_may_not_change_it_is_told_before_the_editor_opens(
+    tmp_path: Path, job: Path, sdcron: Sdcron, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(tmp_path, monkeypatch, f"touch {tmp_path}/opened")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, *more: str(path) != str(job.parent) and access(path, *more))
+    code, _, told = sdcron("edit", "backup")
+    assert (code, told.splitlines()[0]) == (1, f"sdcron: {job}: Permission denied")
+    assert not (tmp_path / "opened").exists()
+
+
+def test_with_the_last_job_goes_what_was_noted_of_job_files(tmp_path: Path, job: Path, sdcron: Sdcron) -> None:
+    (tmp_path / "root/etc").mkdir(exist_ok=True)
+    (tmp_path / "root/etc/hostname").write_text("here\n")
+    (job.parent / "there.yaml").write_text("command: x\nhosts: elsewhere-*\n")
+    assert sdcron("apply", job.parent)[0] == 0
+    state = tmp_path / "root/var/lib/sdcron"
+    assert {"applied.json", "elsewhere.json"} <= {path.name for path in state.iterdir()}
+    assert sdcron("remove", "--yes", "backup")[0] == 0
+    assert not {"applied.json", "elsewhere.json"} & {path.name for path in state.iterdir()}
+
+
 def test_a_file_that_somebody_else_has_changed_meanwhile_is_left_alone(
     tmp_path: Path, job: Path, sdcron: Sdcron, monkeypatch: pytest.MonkeyPatch
 ) -> None:

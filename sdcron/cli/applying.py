@@ -170,7 +170,8 @@ def remove(
 
     Example: sudo sdcron remove backup
     """
-    from sdcron import editing, operations, queries, render
+    from sdcron import editing, operations, queries, record, render
+    from sdcron.elsewhere import forget_elsewhere
     from sdcron.plan import removal_plan
 
     place = place_of(user, root, backend, transient)
@@ -190,7 +191,12 @@ def remove(
         operations.check_links(place, todo, (), installed.jobs)
         applier.carry_out(todo)
         sources = editing.remove_files(sources, render.note)
-        operations.keep_recording(place, manager, render.note, jobs=bool(installed.jobs.keys() - jobs))
+        left = installed.jobs.keys() - jobs
+        if not left:
+            # What was noted of job files goes with the last of their jobs.
+            forget_elsewhere(place.paths)
+            record.forget(place.paths)
+        operations.keep_recording(place, manager, render.note, jobs=bool(left))
     if json:
         render.as_json(render.plan_json(todo))
         return

@@ -79,6 +79,7 @@ def edit(
 
     place = place_of(user, root, backend)
     path = editing.source_of(place, job)
+    editing.check_rights(place, path)
 
     def again(error: JobFileError) -> bool:
         if not sys.stdin.isatty():
