@@ -373,6 +373,58 @@ def test_a_file_that_cannot_be_removed_is_told_and_the_others_go(tmp_path: Path)
     assert [note.split(": ")[1] for note in notes] == [f"{tmp_path}/a stays"]
 
 
+@pytest.mark.parametrize(
+    ("options", "answers", "job_stays", "file_stays"),
+    [
+        ((), "n\n", True, True),
+        ((), "y\nn\n", False, True),
+        ((), "y\ny\n", False, False),
+        (("--files",), "y\n", False, False),
+        (("--yes",), "", False, True),
+        (("--yes", "--files"), "", False, False),
+    ],
+)
+def test_remove_asks_in_a_terminal_about_the_job_and_about_its_file(
+    options: tuple[str, ...], answers: str, job_stays: bool, file_stays: bool, tmp_path: Path
+) -> None:
+    place = ("--backend", "local", "--root", str(tmp_path / "root"))
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/backup.yaml").write_text("command: /bin/true\n")
+    (tmp_path / "jobs/both.yaml").write_text("jobs:\n  one: {command: x}\n  two: {command: x}\n")
+    assert run(["apply", str(tmp_path / "jobs"), *place]) == 0
+    code, screen = in_terminal("remove", "backup", "one", *options, *place, answers=answers)
+    assert code == (1 if job_stays else 0), screen
+    applied = {path.name for path in (tmp_path / "jobs").iterdir()}
+    assert applied == {"both.yaml", *["backup.yaml"] * file_stays}, screen
+    left = applied_jobs(make_place(user=False, root=tmp_path / "root", backend="local").paths)
+    assert set(left) == ({"backup", "one", "two"} if job_stays else {"two"})
+
+
+@pytest.mark.parametrize(("answers", "saved"), [("n\n", False), ("y\n", True), ("\n", True)])
+def test_edit_asks_in_a_terminal_before_it_saves(
+    answers: str, saved: bool, tmp_path: Path, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(tmp_path, monkeypatch, "echo 'timeout: 1h' >>\"$1\"")
+    before = job.read_text()
+    code, screen = in_terminal("edit", "backup", "--root", str(tmp_path / "root"), answers=answers)
+    assert (code, job.read_text() != before) == (0 if saved else 1, saved), screen
+    assert "+timeout: 1h" in screen
+
+
+def test_edit_asks_in_a_terminal_whether_to_edit_what_is_wrong_again(
+    tmp_path: Path, job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wrong at first, and right when it is edited again.
+    script = """[ -e AGAIN ] && sed -i /shedule/d "$1" || echo 'shedule: x' >>"$1"; : >AGAIN"""
+    editor(tmp_path, monkeypatch, script.replace("AGAIN", f"{tmp_path}/again"))
+    before = job.read_text()
+    code, screen = in_terminal("edit", "backup", "--root", str(tmp_path / "root"), answers="n\n")
+    assert (code, "did you mean" in screen, job.read_text()) == (3, True, before), screen
+    (tmp_path / "again").unlink()
+    code, screen = in_terminal("edit", "backup", "--root", str(tmp_path / "root"), answers="y\n")
+    assert (code, "did you mean" in screen, job.read_text()) == (0, True, before), screen
+
+
 def test_a_file_that_holds_other_jobs_too_stays_when_one_is_removed(tmp_path: Path, job: Path, sdcron: Sdcron) -> None:
     (job.parent / "two.yaml").write_text("jobs:\n  one: {command: x}\n  two: {command: x}\n")
     (job.parent / "wrong.yaml").write_text("command: x\n")
