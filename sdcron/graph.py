@@ -80,6 +80,18 @@ def described(circle: Sequence[str]) -> str:
     return " -> ".join(names)
 
 
+def circle_found(circle: Sequence[str], key: str) -> tuple[str, str]:
+    """What is wrong with a circle, and what to do about it where `key` closes it."""
+    hint = f"take '{circle[-1]}' out of '{key}' here, or break the circle elsewhere"
+    return f"jobs wait for each other: {described(circle)}", hint
+
+
+def endless(edge: Edge) -> tuple[str, str]:
+    """The same of a job that waits for one of which several runs may be on."""
+    message = f"'{edge.upstream}' has 'overlap: allow', so nothing can wait for its end"
+    return message, f"let '{edge.upstream}' skip, queue or replace its runs, or take it out of '{edge.key}'"
+
+
 def as_text(graph: Graph) -> str:
     """A tree for each job that waits for none: below each job those that it starts (─) or lets run (╌).
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdcron.errors import JobFileError, Problem, UsageError
-from sdcron.graph import circle_of, described, edges_of
+from sdcron.graph import circle_found, circle_of, edges_of, endless
 from sdcron.hosts import belongs, may_meet
 from sdcron.job import Overlap, Source
 from sdcron.jobfile import locate_key, read_file
@@ -183,8 +183,7 @@ def _circles(jobs: Sequence[Job]) -> list[Problem]:
     keys = {(edge.upstream, edge.downstream): edge.key for edge in reversed(edges)}
     key = keys[circle[-1], circle[0]]
     first = next(job for job in jobs if job.name == circle[0])
-    hint = f"take '{circle[-1]}' out of '{key}' here, or break the circle elsewhere"
-    return [_problem_at(first, key, f"jobs wait for each other: {described(circle)}", hint)]
+    return [_problem_at(first, key, *circle_found(circle, key))]
 
 
 def _parallel(jobs: Sequence[Job]) -> list[Problem]:
@@ -196,12 +195,7 @@ def _parallel(jobs: Sequence[Job]) -> list[Problem]:
     by_name = {job.name: job for job in jobs} if several else {}
     return (
         [
-            _problem_at(
-                by_name[edge.downstream],
-                edge.key,
-                f"'{edge.upstream}' has 'overlap: allow', so nothing can wait for its end",
-                f"let '{edge.upstream}' skip, queue or replace its runs, or take it out of '{edge.key}'",
-            )
+            _problem_at(by_name[edge.downstream], edge.key, *endless(edge))
             for edge in edges_of(jobs)
             if edge.upstream in several
         ]

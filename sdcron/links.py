@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdcron import drop_ins
 from sdcron.errors import Problem
-from sdcron.graph import Edge, circle_of, described
+from sdcron.graph import Edge, circle_found, circle_of, endless
 from sdcron.installed import read_one
 from sdcron.job import Overlap
 from sdcron.jobfile import locate_key
@@ -29,7 +29,8 @@ def links_applied(paths: Paths) -> Links:
         jobs = read_local(paths)
         naming = {name: job for name, job in jobs.items() if '"after"' in job.text or '"needs"' in job.text}
         return (
-            _edges({name: (job.after, job.needs) for name, job in naming.items()}),
+            # A disabled job is not started by others.
+            _edges({name: (job.after if job.active else (), job.needs) for name, job in naming.items()}),
             lambda name: jobs[name].source,
             lambda name: name in jobs and jobs[name].overlap is Overlap.ALLOW,
         )
@@ -76,8 +77,7 @@ def link_problems(
     for edge in (*ours, *left):
         if edge.upstream in there and (several[edge.upstream] if edge.upstream in several else allows(edge.upstream)):
             file = files.get(edge.downstream) or source_of(edge.downstream)
-            what = f"'{edge.upstream}' has 'overlap: allow', so nothing can wait for its end"
-            hint = f"let '{edge.upstream}' skip, queue or replace its runs, or take it out of '{edge.key}'"
+            what, hint = endless(edge)
             problems.append(_problem(file, edge, f"'{edge.key}' of job {edge.downstream}: {what}", hint))
     for edge in (*ours, *(edge for edge in left if edge.upstream in removed)):
         if edge.upstream in there:
@@ -94,8 +94,7 @@ def link_problems(
     if circle:
         edge = next(edge for edge in (*ours, *left) if (edge.upstream, edge.downstream) == (circle[-1], circle[0]))
         file = files.get(edge.downstream) or source_of(edge.downstream)
-        hint = f"take '{circle[-1]}' out of '{edge.key}' here, or break the circle elsewhere"
-        problems.append(_problem(file, edge, f"jobs wait for each other: {described(circle)}", hint))
+        problems.append(_problem(file, edge, *circle_found(circle, edge.key)))
     return tuple(problems)
 
 

@@ -82,6 +82,14 @@ def test_a_job_that_another_names_does_not_go_alone(fleet: Fleet) -> None:
     assert fleet.sdcron("remove", "--yes", "a", "b")[0] == 0
 
 
+def test_a_job_that_only_a_disabled_one_comes_after_may_go(fleet: Fleet) -> None:
+    assert fleet.apply("one", a="", b="")[0] == 0
+    assert fleet.apply("two", c="after: a\nenabled: false", d="needs: b\nenabled: false")[0] == 0
+    assert fleet.sdcron("remove", "--yes", "a")[0] == 0
+    # What it needs still counts, for a start by hand.
+    assert fleet.sdcron("remove", "--yes", "b")[0] == 3
+
+
 def test_a_name_that_systemd_would_take_for_many_is_refused_there(fleet: Fleet) -> None:
     code, told = fleet.apply("one", **{"a-": "", "a-b": "", "c": "needs: a-"})
     assert (code == 0) == fleet.local
