@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.errors import UsageError
 from sdcron.escape import Place, escape, escape_template
+from sdcron.handlers import handler_text
 from sdcron.job import NOT_RUN, Sandbox
 from sdcron.parameters import filled, names_in
 from sdcron.paths import Scope
@@ -97,21 +98,9 @@ def lock_units(job: Job, scope: Scope, header: Sequence[str], ownership: Sequenc
     """Name and text of that service, if the job needs it."""
     if not needs_lock_unit(job, scope):
         return []
-    lines = [
-        "[Unit]",
-        f"Description=Locks of sdcron job {job.name}",
-        *header,
-        "StartLimitIntervalSec=0",
-        "",
-        "[Service]",
-        "Type=oneshot",
-        # What a unit with an at sign would be in by itself, a slice of its own, would stay behind.
-        "Slice=system.slice",
-        f"ExecStart={_make(job)}",
-        f"SyslogIdentifier=sdcron-{job.name}",
-        *ownership,
-    ]
-    return [(lock_unit_name(job.name), "\n".join(lines) + "\n")]
+    description, service = f"Locks of sdcron job {job.name}", [f"ExecStart={_make(job)}"]
+    text = handler_text(job.name, scope, description, unit=header, service=service, own=ownership)
+    return [(lock_unit_name(job.name), text)]
 
 
 def lock_unit(job: Job, scope: Scope) -> list[str]:

@@ -24,11 +24,11 @@ ORDER = """
     errors paths span files runs output clocks
     entries cron daylight machine calendars intervals oncalendar schedule
     job python_command parameters hosts job_forms job_text
-    escape unit_locks
+    escape handlers unit_locks
     yaml_syntax yaml_nodes schema_check job_schema job_values job_draft passthrough job_locks job_parameters
     job_together job_keys jobfile template
     folder_times folders engine_support settings log_files status_log
-    pauses findings sandbox handlers retry overlap unit_conditions drop_ins chain_units units verify
+    pauses findings sandbox retry overlap unit_conditions drop_ins chain_units units verify
     graph jobset drawing
     elsewhere installed backends plan local_jobs links applied engine_socket messages
     backends.unit_syntax backends.unit_values backends.transient backends.transient_call backends.systemd backends.local
