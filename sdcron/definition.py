@@ -47,6 +47,7 @@ class Definition:
     keep: int = KEEP
     patterns: Patterns = ()
     overlap: Overlap = Overlap.SKIP
+    max_parallel: int = 1
     uid: int = 0
     """Whose processes run it; -1 for a user that there is not."""
 
@@ -107,5 +108,6 @@ class Definitions:
             keep=job.output_keep,
             patterns=compile_patterns(job.redact),
             overlap=job.overlap,
+            max_parallel=job.max_parallel,
             uid=uid_of(job.user, self._uid),
         )

@@ -43,6 +43,10 @@ class OpenRuns:
         runs = self._of_job.get(job, ())
         return [run for run in runs if run.slot == slot and run.run_id != run_id and not run.done]
 
+    def count_on(self, job: str) -> int:
+        """How many runs of a job's services are on."""
+        return sum(not run.done for run in self._of_job.get(job, ()))
+
     def is_over(self, run_id: str) -> bool:
         """Whether its record is made."""
         return run_id in self._lately or self._is_recorded(run_id)

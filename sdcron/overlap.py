@@ -28,7 +28,8 @@ _QUEUE = (
     'mark=$1; [ -e "$mark" ] || { mkdir -p "${mark%/*}" && : >"$mark" && sync "$mark" "${mark%/*}"; };',
     ': >"$mark"; exec SYSTEMCTL restart --quiet --no-block "$2"',
 )
-_QUEUED = ('rm -f "$1"; exec SYSTEMCTL start --quiet --no-block "$2"',)
+# Without the mark the run has begun meanwhile: a boot that starts this, and a timer, may both mean the same one.
+_QUEUED = ('[ -e "$1" ] || exit 0; rm -f "$1"; exec SYSTEMCTL start --quiet --no-block "$2"',)
 _IS_ASKED = ('touch -c "$3";',)
 _REPLACE = ('exec SYSTEMCTL restart --quiet --no-block "$1"',)
 # A start that waits, as for a network, has a job and is not active. Names alone are read: a description may hold any.

@@ -72,8 +72,8 @@ class Memory:
     tick_due_us: int | None = None
     tick_called_us: int = 0
     """When the unit that waited began to start that run: what asks from then on asks for the one after it."""
-    tick_after: list[Any] = field(default_factory=list)
-    """When and why that was asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`; or nothing."""
+    tick_after: list[list[Any]] = field(default_factory=list)
+    """When and why those after it were asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`."""
     is_held: bool = False
     """Whether a run for an instant is on, which all others wait for (by_hand.py)."""
     held_us: int = 0
@@ -124,16 +124,20 @@ class Memory:
         if self.tick_us is None:
             self._use_up(cause)
         # What has ticked has used up its time, and maybe others since.
-        self._tick(*(self.tick_after or (None, "", "", None)))
+        following, *others = self.tick_after or [[None, "", "", None]]
+        self._tick(*following)
+        self.tick_after = others
 
     def run_ended(self, finished_us: int | None, owed: int) -> None:
         """It is over; `owed` is the number of the retry that nobody else will start."""
         self.finished_us, self.owed = finished_us or self.started_us, owed
 
-    def ticked(self, moment_us: int, manager: str, manager_us: int, cause: Cause, *, queues: bool) -> None:
-        """Something asked for a run. Where runs queue, only the first waits of those that come while one is on.
+    def ticked(self, moment_us: int, manager: str, manager_us: int, cause: Cause, overlap: Overlap, room: int) -> None:
+        """Something asked for a run.
 
-        `manager_us` is when this systemd was first heard of: what waited before a boot begins soon after it.
+        Where runs queue, only the first waits of those that come while one is on; where several may be on there is
+        `room` for so many more. `manager_us` is when this systemd was first heard of: what waited before a boot begins
+        soon after it.
         """
         self._use_up(cause)
         if cause.trigger is Trigger.AFTER:
@@ -141,9 +145,16 @@ class Memory:
         is_on = self.is_held or (self.started_us is not None and self.finished_us is None)
         waits = is_on or (self.tick_manager != manager and moment_us <= manager_us + _BOOT_US)
         new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
-        if self.tick_us is not None and moment_us <= self.tick_called_us + _LATE_US:
-            self.tick_after = self.tick_after or new
-        elif not (queues and self.tick_us is not None and waits):
+        if overlap is Overlap.ALLOW and room <= 0:
+            return
+        if self.tick_us is None or overlap is Overlap.REPLACE:
+            self._tick(*new)
+        elif overlap is Overlap.ALLOW and moment_us <= self.tick_us + _BOOT_US:
+            # systemd is slower to begin them than to ask.
+            self.tick_after += [new] if len(self.tick_after) + 1 < room else []
+        elif moment_us <= self.tick_called_us + _LATE_US:
+            self.tick_after = self.tick_after or [new]
+        elif not (overlap is Overlap.QUEUE and waits):
             self._tick(*new)
 
     def _use_up(self, cause: Cause) -> None:

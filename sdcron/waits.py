@@ -27,9 +27,11 @@ class Waits:
         define: Callable[[str], Definition | None],
         memories: Memories,
         is_answered: Callable[[str, int], bool],
+        count_on: Callable[[str], int],
     ) -> None:
-        """`define` tells how a job is applied now, `is_answered` whether somebody has just asked for a run."""
+        """`is_answered` tells whether somebody has just asked for a run of a job, `count_on` how many of it are on."""
         self._define = define
+        self._count_on = count_on
         self._is_answered = is_answered
         self._memories = memories
 
@@ -61,7 +63,8 @@ class Waits:
             cause = Cause(Trigger.MANUAL)
         else:
             cause = tick_cause(when_us, definition, memory, manager, manager_us)
-        memory.ticked(when_us, manager, manager_us, cause, queues=definition.overlap is Overlap.QUEUE)
+        room = definition.max_parallel - self._count_on(job)
+        memory.ticked(when_us, manager, manager_us, cause, definition.overlap, room)
 
     def timer_started(self, unit: str, when_us: int, manager: str) -> None:
         """A timer begins to wait."""

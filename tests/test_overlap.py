@@ -253,6 +253,8 @@ def test_a_tick_leaves_its_mark_before_anything_waits_and_the_waiting_unit_remov
     asked, _ = handled(tmp_path, Overlap.QUEUE, queued_name("a"))
     assert asked == ["start --quiet --no-block sdcron-a.service"]
     assert not mark.exists()
+    # It is asked again, as by a boot, for what has begun meanwhile.
+    assert handled(tmp_path, Overlap.QUEUE, queued_name("a"))[0] == []
 
 
 def test_a_tick_of_a_job_that_replaces_restarts_the_service(tmp_path: Path) -> None:
@@ -350,7 +352,8 @@ A, B = "a" * 32, "b" * 32
 def journal(overlap: Overlap, *, retries: int = 0) -> test_fold.Place:
     every = parse_schedule("* * * * *")
     delays = (60 * SECOND,) * retries
-    return test_fold.Place(Definition(digest="d1", schedule=every, overlap=overlap, retry_delays_us=delays))
+    own = Definition(digest="d1", schedule=every, overlap=overlap, max_parallel=2, retry_delays_us=delays)
+    return test_fold.Place(own)
 
 
 def tick(place: test_fold.Place) -> None:
@@ -552,6 +555,26 @@ def test_a_run_beside_others_that_speaks_before_it_is_known_is_none_of_the_first
     place.tell.feed(**own, **said)
     place.tell.starting("a", A)
     assert [(run.run_id, run.slot, run.result) for run in place.fold.runs.values()] == [(B, 2, ""), (A, 1, "")]
+
+
+def test_runs_side_by_side_that_begin_late_have_each_their_due_time() -> None:
+    place = journal(Overlap.ALLOW)
+    place.tell.timer_started("sdcron-a.timer")
+    for second in (60, 120, 180):  # the last is dropped
+        place.tell.at(second)
+        tick(place)
+    place = place.again()
+    for number, run_id in enumerate((A, B), start=1):
+        place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
+    place.tell.at(240)
+    tick(place)
+    place.tell.at(250).succeeded("a", A)
+    place.tell.at(300)
+    tick(place)
+    place.tell.starting("a", "d" * 32)
+    for name, run_id in (("a@2", B), ("a", "d" * 32)):
+        place.tell.succeeded(name, run_id)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, second) for second in (60, 120, 300)]
 
 
 def test_a_memory_of_before_has_no_tick() -> None:
