@@ -529,17 +529,21 @@ def test_two_thousand_jobs_due_in_one_second_run_once_each_and_no_more_at_a_time
     assert 5 < most_at_once(records) <= most
 
 
+@pytest.mark.timeout(240)
 def test_three_thousand_short_jobs_leave_no_zombie_and_no_memory(place: Rig) -> None:
     place.apply({f"job-{number}": {"schedule": EVERY_SECOND, "command": ["/bin/true"]} for number in range(300)})
     pid = place.start()
     wait(lambda: place.count() >= 1200, "it is warm")
-    before = fields_of(pid, "VmRSS")["VmRSS"]
-    wait(lambda: place.count() >= 4200, "so many runs are over", 60)
-    after = fields_of(pid, "VmRSS")["VmRSS"]
+    sizes = [fields_of(pid, "VmRSS")["VmRSS"]]
+    # Where the machine is busy more runs are on at once, and what that takes once is no leak; a leak goes on.
+    while len(sizes) < 2 or (sizes[-1] - sizes[-2] >= 1024 and len(sizes) < 4):
+        many = 1200 + 3000 * len(sizes)
+        wait(lambda many=many: place.count() >= many, "so many runs are over", 60)  # type: ignore[misc]  # as it is now
+        sizes.append(fields_of(pid, "VmRSS")["VmRSS"])
     wait(lambda: zombies(pid) == 0, "all are reaped", 5)
     place.end()
     # A megabyte would be 340 bytes a run.
-    assert after - before < 1024, (before, after)
+    assert sizes[-1] - sizes[-2] < 1024, sizes
 
 
 def test_orphans_are_killed_with_their_run_and_reaped(place: Rig) -> None:
