@@ -500,9 +500,9 @@ def runs_beside_each_other_have_each_their_due_time(world: World) -> Steps:
     assert {run["trigger"] for run in found} == {"schedule"}
     due = instants(found)
     assert due == sorted(set(due))
-    assert all(
-        timedelta(0) <= when(run["started_at"]) - when(run["scheduled_at"]) < timedelta(seconds=2) for run in found
-    )
+    # Each its own time, though a busy machine begins it late.
+    late = [when(run["started_at"]) - when(run["scheduled_at"]) for run in found]
+    assert timedelta(0) <= min(late) <= max(late) < timedelta(seconds=5), late
     beside = [b for a, b in itertools.pairwise(found) if when(b["started_at"]) < when(a["finished_at"])]
     assert len(beside) >= 3
     have_no_more(world, "parallel-often")
@@ -1285,7 +1285,9 @@ def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World
     command = sh('[ "$1" = 1 ] || { : >"$2"; sleep 100; }; echo "$1 for ${SDCRON_FOR-nothing}"')
     for kind in kinds:
         job = {"overlap": kind, "parameters": {"n": 1}, "command": [*command, "-", "{n}", f"{PLACE}/marks/one-{kind}"]}
-        world.apply({f"one-{kind}": job | {"after": "first"} if kind == "queue" else job, "first": {"command": acts()}})
+        world.apply(
+            {f"one-{kind}": job | {"after": "one-first"} if kind == "queue" else job, "one-first": {"command": acts()}}
+        )
     yield passed(world, seconds=0)
     for kind in kinds:
         assert world.sdcron("run", f"one-{kind}", "n=2")[0] == 0
@@ -1313,7 +1315,7 @@ def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World
             ("manual", {}, "success"),
         ]
     # Nothing of that was a run of the chain's.
-    world.start("first")
+    world.start("one-first")
     yield runs(world, "one-queue", 3)
     assert brief(world.seen["one-queue"])[2] == ("after", 1, "success")
 
