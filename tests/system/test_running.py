@@ -40,6 +40,23 @@ def test_a_run_by_hand_shows_what_it_prints_and_ends_as_the_job_does(shared_mach
     assert machine.sdcron("run", "no-such", status=2).stderr.startswith("sdcron: no job called no-such")
 
 
+def test_what_a_run_prints_is_shown_while_it_is_on_and_lists_may_come_from_a_pipe(shared_machine: Machine) -> None:
+    machine = shared_machine
+    prepare(machine)
+    held = shell("echo begun; read word </tmp/gate; echo $word")
+    told = {"command": ["/bin/echo", "{what}"], "parameters": {"what": "nothing"}}
+    apply(machine, {"held": {"command": held}, "told": told})
+    waits = "python3 -m sdcron run held --wait >/tmp/shown 2>&1; echo $? >>/tmp/shown"
+    machine.run(["sh", "-c", f"rm -f /tmp/gate /tmp/shown; mkfifo /tmp/gate; ({waits}) >/dev/null 2>&1 &"])
+    shown = ["sh", "-c", "cat /tmp/shown 2>/dev/null || :"]
+    until(lambda: machine.run(shown).stdout == "begun\n", 20, "what it prints is there")
+    assert machine.show(service("held"), "ActiveState")["ActiveState"] == "activating"
+    machine.run(["sh", "-c", "echo over >/tmp/gate"])
+    until(lambda: machine.run(shown).stdout == "begun\nover\n0\n", 20, "and the rest")
+    ended = machine.sdcron("run", "--file", "-", "--json", input="told what=one\ntold\n")
+    assert [json.loads(line)["stdout"] for line in ended.stdout.splitlines()] == ["one\n", "nothing\n"]
+
+
 def test_a_run_is_stopped_or_killed_and_that_is_on_record(shared_machine: Machine) -> None:
     machine = shared_machine
     prepare(machine)
