@@ -360,15 +360,30 @@ def tick(place: test_fold.Place) -> None:
     place.tell.starting("a@tick", "c" * 32)
 
 
+def ticked(overlap: Overlap, **more: int) -> test_fold.Place:
+    """Its timer has asked for a run at 60."""
+    place = journal(overlap, **more)
+    place.tell.timer_started("sdcron-a.timer")
+    place.tell.at(60)
+    tick(place)
+    return place
+
+
+def waiting(overlap: Overlap, **more: int) -> test_fold.Place:
+    """And for another at 120, while that was on."""
+    place = ticked(overlap, **more)
+    place.tell.starting("a", A)
+    place.tell.at(120)
+    tick(place)
+    return place
+
+
 def causes(runs: Sequence[Run]) -> list[tuple[Trigger | None, int | None]]:
     return [(run.trigger, (run.scheduled_us - NOON) // SECOND if run.scheduled_us else None) for run in runs]
 
 
 def test_a_run_that_waited_was_due_when_the_first_tick_came() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
+    place = ticked(Overlap.QUEUE)
     place.tell.starting("a", A)
     for seconds in (120, 180, 240):
         place.tell.at(seconds)
@@ -387,10 +402,7 @@ def test_a_run_that_waited_was_due_when_the_first_tick_came() -> None:
 
 
 def test_what_asks_while_the_run_before_is_being_started_asks_for_the_next() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
+    place = ticked(Overlap.QUEUE)
     place.tell.starting("a", A)
     place.tell.succeeded("a", A)
     place.tell.at(119.7)
@@ -410,10 +422,7 @@ def test_what_asks_while_the_run_before_is_being_started_asks_for_the_next() -> 
 
 
 def test_a_waiting_run_that_was_never_begun_is_not_waited_for() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
+    place = ticked(Overlap.QUEUE)
     place.tell.starting("a@queued", "e" * 32)
     place.tell.at(120)
     tick(place)
@@ -425,23 +434,14 @@ def test_a_waiting_run_that_was_never_begun_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW, Overlap.REPLACE])
 def test_a_start_that_waits_for_a_network_keeps_its_due_time(overlap: Overlap) -> None:
-    place = journal(overlap)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
+    place = ticked(overlap)
     place.tell.at(105).starting("a", A)
     place.tell.succeeded("a", A)
     assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60)]
 
 
 def test_what_waited_when_its_timer_was_stopped_is_given_up() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
-    place.tell.starting("a", A)
-    place.tell.at(120)
-    tick(place)
+    place = waiting(Overlap.QUEUE)
     place.tell.at(130).timer_stopped("sdcron-a.timer")
     place.tell.at(140).timer_started("sdcron-a.timer")
     place.tell.at(180)
@@ -469,10 +469,7 @@ def test_the_first_that_waits_for_a_run_for_an_instant_is_the_one_that_runs() ->
 
 
 def test_a_tick_by_hand_is_no_due_time() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
+    place = ticked(Overlap.QUEUE)
     place.tell.starting("a", A)
     place.tell.at(85)
     tick(place)
@@ -483,13 +480,7 @@ def test_a_tick_by_hand_is_no_due_time() -> None:
 
 
 def test_what_was_asked_for_long_ago_and_given_up_is_not_why_a_run_begins() -> None:
-    place = journal(Overlap.QUEUE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
-    place.tell.starting("a", A)
-    place.tell.at(120)
-    tick(place)
+    place = waiting(Overlap.QUEUE)
     place.tell.at(130).stopped("a", A)
     place.tell.at(155).starting("a", B)
     place.tell.succeeded("a", B)
@@ -497,13 +488,7 @@ def test_what_was_asked_for_long_ago_and_given_up_is_not_why_a_run_begins() -> N
 
 
 def test_a_run_that_is_stopped_for_the_next_was_replaced_and_one_that_is_not_was_stopped() -> None:
-    place = journal(Overlap.REPLACE)
-    place.tell.timer_started("sdcron-a.timer")
-    place.tell.at(60)
-    tick(place)
-    place.tell.starting("a", A)
-    place.tell.at(120)
-    tick(place)
+    place = waiting(Overlap.REPLACE)
     place.tell.at(130).stopped("a", A)
     place.tell.starting("a", B)
     place.tell.at(140).stopped("a", B)
