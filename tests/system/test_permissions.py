@@ -102,6 +102,6 @@ def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine:
     assert machine.run(tried, user="tester", status=None).returncode != 0
     machine.sdcron("run", "long", user="tester")
     until(lambda: json.loads(machine.sdcron("status", "long", "--json").stdout)["running_id"], 20, "it runs again")
-    assert machine.sdcron("stop", "--kill", "long", user="tester").stdout == "long is stopped\n"
+    assert machine.sdcron("stop", "--kill", "long", user="tester").stdout == "long is killed\n"
     message, _ = told(machine, "run", "other")
     assert message.startswith("no permission to start the machine's jobs: ")
