@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 Jobs = dict[str, dict[str, Any]]
 #: Seconds for any one wait of a case. Most take one; the rest is for a machine that is busy with other things.
-PATIENCE = 45.0
+PATIENCE = 120.0
 
 
 class Down(StrEnum):

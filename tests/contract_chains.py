@@ -191,7 +191,7 @@ def the_start_of_a_job_that_runs_is_dropped(world: World) -> Steps:
 
 def a_chain_starts_a_job_that_is_on_by_its_overlap(world: World) -> Steps:
     """One that queues waits, one that replaces takes the place, and one that is allowed runs beside."""
-    firsts = {"queue": Act(patient=True), "allow": Act(lasts=100), "replace": Act(lasts=100)}
+    firsts = {"queue": Act(patient=True), "allow": Act(lasts=600), "replace": Act(lasts=600)}
     world.apply(
         {
             "before-kinds": {"command": acts()},
@@ -223,7 +223,7 @@ def what_another_run_takes_the_place_of_has_not_ended(world: World) -> Steps:
     """What comes after it comes after the one that took its place."""
     world.apply(
         {
-            "replaces-itself": {"overlap": "replace", "command": acts(Act(lasts=100), Act())},
+            "replaces-itself": {"overlap": "replace", "command": acts(Act(lasts=600), Act())},
             "after-replaces": {"after": "replaces-itself", "command": acts()},
         }
     )
@@ -239,7 +239,7 @@ def a_job_that_was_stopped_has_not_succeeded(world: World) -> Steps:
     """Also one that exits with 0 then."""
     world.apply(
         {
-            "obeys-link": {"command": acts(Act(lasts=60, on_term="obeys"))},
+            "obeys-link": {"command": acts(Act(lasts=600, on_term="obeys"))},
             "after-obeys-link": {"after": "obeys-link", "command": acts()},
             "needs-obeys-link": {"needs": "obeys-link", "command": acts()},
         }

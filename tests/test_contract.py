@@ -239,7 +239,7 @@ def a_retry_that_waits_is_given_up_by_a_pause_and_a_run_that_fails_then_has_none
 def a_suspend_ends_what_runs_and_only_what_is_resumable_is_started_again(world: World) -> Steps:
     resumable = {f"suspended-{number}": number % 2 == 0 for number in range(20)}
     often = {"schedule": "* * * * * *", "command": acts()}
-    lasting = {"command": acts(Act(lasts=100))}
+    lasting = {"command": acts(Act(lasts=600))}
     by_name = {"suspended-by-name": {**lasting, "resumable": True}, "suspended-often": often}
     world.apply({name: {**lasting, "resumable": may} for name, may in resumable.items()} | by_name)
     world.start(*resumable, "suspended-by-name")
@@ -386,7 +386,7 @@ def a_time_that_comes_while_the_job_runs_is_dropped(world: World) -> Steps:
 
 @contract(fake=NO_RUN_COMMAND)
 def a_job_that_runs_is_not_started_by_hand_too(world: World) -> Steps:
-    world.apply({"busy": {"command": acts(Act(lasts=100))}})
+    world.apply({"busy": {"command": acts(Act(lasts=600))}})
     world.start("busy")
     yield begun(world, "busy")
     code, _, words = world.sdcron("run", "busy")
@@ -435,7 +435,7 @@ def a_run_that_waited_was_due_while_the_one_before_it_was_on(world: World) -> St
 
 @contract()
 def a_run_that_waits_is_kept_over_a_restart(world: World) -> Steps:
-    world.apply({"queues-kept": {"overlap": "queue", "command": acts(Act(lasts=100), Act())}})
+    world.apply({"queues-kept": {"overlap": "queue", "command": acts(Act(lasts=600), Act())}})
     world.start("queues-kept")
     yield begun(world, "queues-kept")
     yield from asks(world, "queues-kept", 2)
@@ -447,7 +447,7 @@ def a_run_that_waits_is_kept_over_a_restart(world: World) -> Steps:
 
 @contract()
 def a_run_that_waits_is_kept_when_the_power_is_cut(world: World) -> Steps:
-    world.apply({"queues-cut": {"overlap": "queue", "command": acts(Act(lasts=100), Act())}})
+    world.apply({"queues-cut": {"overlap": "queue", "command": acts(Act(lasts=600), Act())}})
     world.start("queues-cut")
     yield begun(world, "queues-cut")
     yield from asks(world, "queues-cut", 2)
@@ -474,7 +474,7 @@ def a_failure_is_not_retried_where_a_run_waits_already(world: World) -> Steps:
 
 @contract()
 def as_many_runs_are_on_as_are_allowed_and_never_more(world: World) -> Steps:
-    world.apply({"parallel": {"overlap": "allow", "max_parallel": 3, "command": acts(Act("on", lasts=100))}})
+    world.apply({"parallel": {"overlap": "allow", "max_parallel": 3, "command": acts(Act("on", lasts=600))}})
     yield from asks(world, "parallel", 5)
     if world.backend != "fake":
         assert len(status_of(world, "parallel")["running_ids"]) == 3
@@ -511,7 +511,7 @@ def runs_beside_each_other_have_each_their_due_time(world: World) -> Steps:
 @contract()
 def the_next_run_takes_the_place_of_the_one_that_is_on(world: World) -> Steps:
     retry = {"delay": "1s", "attempts": 2}
-    world.apply({"replaces": {"overlap": "replace", "retry": retry, "command": acts(Act(lasts=100), Act(lasts=3))}})
+    world.apply({"replaces": {"overlap": "replace", "retry": retry, "command": acts(Act(lasts=600), Act(lasts=3))}})
     world.start("replaces")
     yield begun(world, "replaces")
     yield from asks(world, "replaces", 1)
@@ -526,7 +526,7 @@ def the_next_run_takes_the_place_of_the_one_that_is_on(world: World) -> Steps:
 @contract()
 def each_time_replaces_the_run_before(world: World) -> Steps:
     # While systemd reads a hundred units anew, on a busy machine, it starts nothing for two seconds and more.
-    job = {"schedule": "*/5 * * * * *", "missed": "skip", "overlap": "replace", "command": acts(Act(lasts=100))}
+    job = {"schedule": "*/5 * * * * *", "missed": "skip", "overlap": "replace", "command": acts(Act(lasts=600))}
     world.apply({"replaces-often": job})
     yield runs(world, "replaces-often", 3)
     found = world.seen["replaces-often"][:3]
@@ -553,7 +553,7 @@ def the_whole_tree_of_a_replaced_run_is_ended(world: World) -> Steps:
 
 @contract(fake=NO_RUN_COMMAND)
 def a_run_by_hand_of_a_job_that_queues_waits_and_the_command_says_so(world: World) -> Steps:
-    world.apply({"asked": {"overlap": "queue", "command": acts(Act(lasts=100), Act(lasts=100), Act())}})
+    world.apply({"asked": {"overlap": "queue", "command": acts(Act(lasts=600), Act(lasts=600), Act())}})
     first = world.sdcron("run", "asked")[1].strip()
     assert len(first) == 32
     yield begun(world, "asked")
@@ -575,7 +575,7 @@ def a_run_by_hand_of_a_job_that_queues_waits_and_the_command_says_so(world: Worl
 
 @contract(fake=NO_RUN_COMMAND)
 def a_run_by_hand_is_one_more_or_takes_the_place_of_another(world: World) -> Steps:
-    lasting = {"command": acts(Act(lasts=100))}
+    lasting = {"command": acts(Act(lasts=600))}
     world.apply({"asked-allow": {"overlap": "allow", "max_parallel": 2, **lasting}})
     world.apply({"asked-replace": {"overlap": "replace", **lasting}})
     ids = [world.sdcron("run", "asked-allow")[1].strip() for _ in range(2)]
@@ -638,7 +638,7 @@ def jobs_that_share_a_lock_run_one_at_a_time_and_none_is_lost(world: World) -> S
 def a_run_whose_lock_is_held_is_skipped_at_once_and_neither_failed_nor_retried(world: World) -> Steps:
     world.apply(
         {
-            "holding": {"lock": ["lathe", "press"], "command": acts(Act(lasts=100))},
+            "holding": {"lock": ["lathe", "press"], "command": acts(Act(lasts=600))},
             "refused": {"lock": ["drill", "press"], "retry": "300ms", "command": acts(Act("printed"))},
             "refused-too": {"lock": "drill", "output": {"redact": ["lock"]}, "command": acts(Act("printed"))},
         }
@@ -678,7 +678,7 @@ def a_run_whose_lock_is_held_is_skipped_at_once_and_neither_failed_nor_retried(w
 def a_run_waits_for_its_locks_as_long_as_it_says(world: World) -> Steps:
     world.apply(
         {
-            "first": {"lock": ["kiln", "wheel"], "command": acts(Act(lasts=100))},
+            "first": {"lock": ["kiln", "wheel"], "command": acts(Act(lasts=600))},
             "in-time": {"lock": ["kiln", "wheel"], "lock_wait": "90s", "command": acts(Act("in time"))},
             "too-late": {"lock": "kiln", "lock_wait": "700ms", "command": acts(Act("too late"))},
             "hidden": {
@@ -741,7 +741,7 @@ def no_lock_outlives_its_run_whatever_ends_it(world: World) -> Steps:
         "locked-timing-out": {
             "timeout": "500ms",
             "stop_timeout": "500ms",
-            "command": acts(Act(lasts=100, on_term="ignores")),
+            "command": acts(Act(lasts=600, on_term="ignores")),
         },
         "locked-cut-off": {"command": acts(Act(lasts=1000))},
     }
@@ -769,7 +769,7 @@ def a_lock_with_a_parameter_is_one_for_each_value(world: World) -> Steps:
     place = {"lock": ["stock", "import-{region}", "{region}"], "parameters": {"region": "eu"}}
     world.apply(
         {
-            "importing": {**place, "lock": "import-{region}", "command": acts(Act(lasts=100))},
+            "importing": {**place, "lock": "import-{region}", "command": acts(Act(lasts=600))},
             "checking": {**place, "command": ["/bin/echo", "{region}"]},
             "by-name": {"lock": ["import-eu"], "command": ["/bin/true"]},
         }
@@ -922,9 +922,9 @@ def a_run_by_hand_takes_the_place_of_a_retry_that_waits(world: World) -> Steps:
 def what_is_stopped_on_purpose_is_killed_and_not_retried(world: World) -> Steps:
     retry = {"delay": "300ms", "attempts": 2}
     jobs = {
-        "stopped-now": {"retry": retry, "command": acts(Act(lasts=100))},
-        "obeys": {"retry": retry, "command": acts(Act(lasts=100, on_term="obeys"))},
-        "ignores": {"retry": retry, "stop_timeout": "500ms", "command": acts(Act(lasts=100, on_term="ignores"))},
+        "stopped-now": {"retry": retry, "command": acts(Act(lasts=600))},
+        "obeys": {"retry": retry, "command": acts(Act(lasts=600, on_term="obeys"))},
+        "ignores": {"retry": retry, "stop_timeout": "500ms", "command": acts(Act(lasts=600, on_term="ignores"))},
     }
     world.apply(jobs)
     world.start(*jobs)
@@ -1007,9 +1007,9 @@ def what_a_crash_cuts_off_is_abandoned_and_retried(world: World) -> Steps:
 def a_run_that_takes_too_long_gets_its_signal_and_then_sigkill(world: World) -> Steps:
     limit = {"timeout": "1s", "stop_timeout": "500ms"}
     jobs = {
-        "long-dies": acts(Act("begun", lasts=100)),
-        "long-obeys": acts(Act("begun", lasts=100, on_term="obeys")),
-        "long-ignores": acts(Act("begun", lasts=100, on_term="ignores")),
+        "long-dies": acts(Act("begun", lasts=600)),
+        "long-obeys": acts(Act("begun", lasts=600, on_term="obeys")),
+        "long-ignores": acts(Act("begun", lasts=600, on_term="ignores")),
         "long-but-quick": acts(Act("begun")),
     }
     world.apply({name: {**limit, "command": command} for name, command in jobs.items()})
@@ -1035,11 +1035,11 @@ def a_run_that_takes_too_long_gets_its_signal_and_then_sigkill(world: World) -> 
 def nobody_of_a_run_is_left_when_it_is_over(world: World) -> Steps:
     jobs: dict[str, dict[str, Any]] = {
         "leaves": {"command": acts(Act("main", leaves=1000))},
-        "leaves-late": {"timeout": "500ms", "command": acts(Act("main", lasts=100, leaves=1000))},
+        "leaves-late": {"timeout": "500ms", "command": acts(Act("main", lasts=600, leaves=1000))},
     }
     # Its children are in sessions of their own, without parents, and deaf to the signal.
-    stubborn = "sh -c 'trap \"\" TERM; for i in 1 2 3 4 5 6 7 8 9; do sleep 100; done'"
-    tree = f"setsid {stubborn} & echo $!; ({stubborn} & echo $!); exec sleep 100"
+    stubborn = "sh -c 'trap \"\" TERM; for i in 1 2 3 4 5 6 7 8 9; do sleep 600; done'"
+    tree = f"setsid {stubborn} & echo $!; ({stubborn} & echo $!); exec sleep 600"
     if world.backend != "fake":
         jobs["tree"] = {"timeout": "1s", "stop_timeout": "500ms", "command": sh(tree)}
     world.apply(jobs)
@@ -1189,7 +1189,7 @@ def memory_is_bounded_for_each_process(world: World) -> Steps:
 
 @contract(fake=NO_COMMANDS)
 def a_run_is_stopped_by_its_id_or_by_a_process_of_it(world: World) -> Steps:
-    world.apply({"by-id": {"command": acts(Act(lasts=100))}, "by-pid": {"command": sh("sleep 100 & echo $!; wait")}})
+    world.apply({"by-id": {"command": acts(Act(lasts=600))}, "by-pid": {"command": sh("sleep 600 & echo $!; wait")}})
     world.start("by-id", "by-pid")
     yield begun(world, "by-id")
     run_id = status_of(world, "by-id")["running_id"]
@@ -1218,7 +1218,7 @@ def what_is_killed_is_not_retried_and_what_comes_after_it_hears_of_it(world: Wor
     deaf = sh(f"trap '' TERM; setsid sleep 300 & echo $!; : >{PLACE}/marks/$0; while :; do sleep 1; done")
     retried = {"retry": {"delay": "500ms", "attempts": 2}, "stop_timeout": "1m"}
     for name in names:
-        own = {"command": [*deaf, name]} if name[-1] in "01" else {"command": acts(Act(lasts=100))}
+        own = {"command": [*deaf, name]} if name[-1] in "01" else {"command": acts(Act(lasts=600))}
         world.apply({name: retried | own, f"after-{name}": {"after": name, "command": acts()}})
     world.start(*names)
     for name in names:
@@ -1282,7 +1282,7 @@ def a_run_has_the_values_that_are_given_and_defaults_for_the_others(world: World
 @contract(fake=NO_COMMANDS)
 def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World) -> Steps:
     kinds = ("queue", "replace", "allow")
-    command = sh('[ "$1" = 1 ] || { : >"$2"; sleep 100; }; echo "$1 for ${SDCRON_FOR-nothing}"')
+    command = sh('[ "$1" = 1 ] || { : >"$2"; sleep 600; }; echo "$1 for ${SDCRON_FOR-nothing}"')
     for kind in kinds:
         job = {"overlap": kind, "parameters": {"n": 1}, "command": [*command, "-", "{n}", f"{PLACE}/marks/one-{kind}"]}
         world.apply(
