@@ -66,8 +66,9 @@ def start_by_systemd(
     asked_at = datetime.now(UTC)
     announce()
     backend.start([tick], wait=False)
-    # What is on for an instant is not replaced.
-    if (before.held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
+    # What is on for an instant is not replaced; where several may be on it keeps nobody.
+    held = before.held and job.overlap is not Overlap.ALLOW
+    if (held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
         return WAITS_ALREADY if waited else WAITS
     pending = {tick, waiting, *services}
 
