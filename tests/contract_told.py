@@ -153,6 +153,8 @@ def a_function_is_a_job_in_its_own_environment(world: Any) -> Steps:
     assert (ends["exit_code"], fine["outcome"], missing["exit_code"]) == (7, "success", 1)
     assert "has no attribute 'missing'" in missing["stderr"]
     assert (takes["stdout"], takes["stderr"]) == ("[7, 0.5, False, 'a {days} b']\n", "")
+    given = ("days=8", "dry=true", "where=it's")
+    assert world.sdcron("run", "function-takes", *given, "--wait")[:2] == (0, '[8, 0.5, True, "it\'s"]\n')
     if world.backend == "systemd":
         match = "SDCRON_RUN_ID=" + much["run_id"]
         count = len(world.machine.journal(match))
@@ -184,6 +186,7 @@ def a_run_knows_how_manieth_attempt_it_is(world: World) -> Steps:
         {
             "asks-retried": {"retry": {"delay": "500ms", "attempts": 2}, "command": sh(asks)},
             "asks-again": {"retry": {"delay": "1h", "attempts": 2}, "command": sh(asks)},
+            "asks-for": {"command": sh(f"{job} current for; {job} current trigger"), "timezone": "Europe/Berlin"},
             "asks-often": {"schedule": "* * * * * *", "retry": {"delay": "1h", "attempts": 2}, "command": sh(asks)},
         }
     )
@@ -194,6 +197,9 @@ def a_run_knows_how_manieth_attempt_it_is(world: World) -> Steps:
     world.start("asks-again")
     yield runs(world, "asks-again", 2)
     yield runs(world, "asks-often", 3)
+    # A run for an instant has a service of its own, which tells.
+    said = world.sdcron("run", "asks-for", "--for", "2026-06-01", "--wait")[1].split()
+    assert said == ["2026-06-01T00:00:00+02:00", "manual"]
     by_hand = [] if world.backend == "systemd" else ["manual"]
     told = {name: [run["stdout"].split() for run in world.seen[name]] for name in ("asks-retried", "asks-again")}
     assert told == {

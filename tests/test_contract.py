@@ -1216,6 +1216,62 @@ def a_run_is_stopped_by_its_id_or_by_a_process_of_it(world: World) -> Steps:
 
 
 @contract(fake=NO_COMMANDS)
+def a_run_is_killed_by_its_id_or_by_a_process_of_it(world: World) -> Steps:
+    deaf = sh("trap '' TERM; echo $$; while :; do sleep 1; done")
+    world.apply({f"kill-{by}": {"command": deaf, "stop_timeout": "1h"} for by in ("id", "pid")})
+    world.start("kill-id", "kill-pid")
+    printed: dict[str, str] = {}
+
+    def print_both() -> bool:
+        for name in ("kill-id", "kill-pid"):
+            lines = [json.loads(line) for line in world.sdcron("logs", name, "--json")[1].splitlines()]
+            printed.update((name, line["text"]) for line in lines if line["stream"] == "stdout")
+        return len(printed) == len(("kill-id", "kill-pid"))
+
+    yield Wait("they say whose number they are", print_both)
+    run_id = status_of(world, "kill-id")["running_id"]
+    assert world.sdcron("stop", "--kill", run_id)[:2] == (0, "kill-id is killed\n")
+    assert world.sdcron("stop", "--kill", printed["kill-pid"])[:2] == (0, "kill-pid is killed\n")
+    for name in ("kill-id", "kill-pid"):
+        yield runs(world, name, 1)
+        assert brief(world.seen[name]) == [("manual", 1, "killed")]
+    assert world.alive(list(printed.values())) == []
+
+
+@contract(fake=NO_COMMANDS)
+def what_is_stopped_takes_its_whole_tree_with_it(world: World) -> Steps:
+    deaf = "trap '' TERM; while :; do sleep 1; done"
+    tree = f'setsid sh -c "{deaf}" & echo $!; sh -c "{deaf}" & echo $!; : >{PLACE}/marks/whole-tree; exec sleep 600'
+    world.apply({"whole-tree": {"command": sh(tree), "stop_timeout": "500ms"}})
+    world.start("whole-tree")
+    yield begun(world, "whole-tree")
+    assert world.sdcron("stop", "whole-tree")[0] == 0
+    yield runs(world, "whole-tree", 1)
+    [stopped] = world.seen["whole-tree"]
+    assert (stopped["outcome"], stopped["reason"]) == ("killed", "stopped by an administrator")
+    assert len(stopped["stdout"].split()) == 2
+    assert world.alive(stopped["stdout"].split()) == []
+
+
+@contract(fake=NO_COMMANDS)
+def a_job_is_applied_where_its_hosts_match(world: World) -> Steps:
+    often = {"schedule": "* * * * * *", "command": acts()}
+    world.apply({"for-here": {**often, "hosts": "*"}, "for-there": {**often, "hosts": ["no-such-host", "nor-*"]}})
+    yield runs(world, "for-here", 2)
+    assert "for-there" not in world.seen
+
+    def listed(*options: str) -> dict[str, str]:
+        rows = json.loads(world.sdcron("list", "--json", *options)[1])
+        return {row["job"]: row["state"] for row in rows if row["job"].startswith("for-")}
+
+    assert listed().keys() == {"for-here"}
+    assert listed("--all-hosts").keys() == {"for-here", "for-there"}
+    assert listed("--all-hosts")["for-there"] == "elsewhere"
+    code, _, words = world.sdcron("run", "for-there")
+    assert (code, "for-there" in words) == (2, True)
+
+
+@contract(fake=NO_COMMANDS)
 def what_is_killed_is_not_retried_and_what_comes_after_it_hears_of_it(world: World) -> Steps:
     names = [f"killed-{number}" for number in range(6)]
     deaf = sh(f"trap '' TERM; setsid sleep 300 & echo $!; : >{PLACE}/marks/$0; while :; do sleep 1; done")
@@ -1307,15 +1363,18 @@ def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World
     assert world.sdcron("run", "one-allow", "--for", "2026-01-01T00:00:00Z", "--wait")[1].startswith(
         "1 for 2026-01-01T"
     )
+    code, out, _ = world.sdcron("run", "one-allow")
+    assert (code, len(out.strip())) == (0, 32), "it waits for nobody"
     for kind in kinds:
         running = status_of(world, f"one-{kind}")["running_id"]
         assert world.sdcron("stop", running)[0] == 0
     for kind in kinds:
-        yield runs(world, f"one-{kind}", 2)
+        beside = kind == "allow"
+        yield runs(world, f"one-{kind}", 2 + beside)
         found = sorted(world.seen[f"one-{kind}"], key=lambda run: str(run["parameters"]))
         assert [(run["trigger"], run["parameters"], run["outcome"]) for run in found] == [
             ("manual", {"n": "2"}, "killed"),
-            ("manual", {}, "success"),
+            *[("manual", {}, "success")] * (1 + beside),
         ]
     # Nothing of that was a run of the chain's.
     world.start("one-first")

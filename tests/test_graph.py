@@ -73,8 +73,10 @@ def test_dot_has_every_job_and_every_line_and_dashes_for_needs() -> None:
 
 @pytest.mark.tools
 @pytest.mark.skipif(shutil.which("dot") is None, reason="graphviz is not installed")
-def test_graphviz_draws_it() -> None:
-    picture = ET.fromstring(svg_of(as_dot(graph())))  # noqa: S314 - of our own making
+def test_graphviz_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "jobs.yaml").write_text(JOBS)
+    assert run(["graph", str(tmp_path), "--svg"]) == 0
+    picture = ET.fromstring(capsys.readouterr().out)  # noqa: S314 - of our own making
     titles = {element.text for element in picture.iter("{http://www.w3.org/2000/svg}title")}
     assert {"dump", "upload", "dump->compress", "mount->upload"} <= titles
 

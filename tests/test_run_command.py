@@ -7,12 +7,14 @@ import os
 import pwd
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sdcron.cli import run
-from tests.machine import CHECKOUT
+from sdcron.engine_socket import ask
+from sdcron.place import make_place
+from tests.machine import CHECKOUT, until
 from tests.test_cli_engine import engine
 from tests.test_editing import in_terminal
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 JOBS = """\
 jobs:
   held: {command: [/bin/sh, -c, "echo begun; read line <$0", "@GATE@"]}
+  queued: {command: [/bin/sh, -c, "read line <$0", "@GATE@"], overlap: queue}
   daily: {command: [/bin/sh, -c, "sleep 0.7; echo hello; sleep 0.7"], schedule: "@daily"}
   told: {command: [/bin/echo, "{what}"], parameters: {what: nothing}}
 """
@@ -50,6 +53,30 @@ def test_what_a_run_prints_is_shown_while_it_is_on(place: list[str], tmp_path: P
         assert process.poll() is None
         (tmp_path / "gate").write_text("go\n")
         assert (process.wait(30), process.stdout.read()) == (0, "")
+
+
+def test_of_a_hundred_asks_while_a_run_is_on_exactly_one_waits(place: list[str], tmp_path: Path) -> None:
+    paths = make_place(user=False, root=tmp_path / "root", backend="local").paths
+    first = ask(paths.engine_dir, {"do": "run", "job": "queued"})
+    answers = [ask(paths.engine_dir, {"do": "run", "job": "queued"}) for _ in range(100)]
+    assert first is not None
+    assert first["run_id"]
+    assert [(each or {})["waits"] for each in answers] == [True] * 100
+    assert [(each or {})["waited"] for each in answers] == [False, *[True] * 99]
+    for count in (1, 2):
+        (tmp_path / "gate").write_text("go\n")
+        until(lambda count=count: len(_records("queued", place)) == count, 20, "it is on record")  # type: ignore[misc]  # as it is now
+    assert [run["outcome"] for run in _records("queued", place)] == ["success"] * 2
+    state = ask(paths.engine_dir, {"do": "state"})
+    assert state is not None
+    assert (state["running"], state["waiting"]) == ({}, [])
+
+
+def _records(job: str, place: list[str]) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "sdcron", "history", job, "--json", *place]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60)
+    found: list[dict[str, Any]] = json.loads(ended.stdout)
+    return found
 
 
 def test_the_bar_of_a_range_and_what_its_runs_print_do_not_run_into_each_other(place: list[str]) -> None:
