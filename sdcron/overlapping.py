@@ -66,6 +66,9 @@ def start_by_systemd(
     asked_at = datetime.now(UTC)
     announce()
     backend.start([tick], wait=False)
+    while tick in backend.starting() and time.monotonic() < deadline + _TICK_SECONDS:
+        # Until it has asked: then what waits is on disk.
+        time.sleep(POLL_SECONDS)
     # What is on for an instant is not replaced; where several may be on it keeps nobody.
     held = before.held and job.overlap is not Overlap.ALLOW
     if (held or (job.overlap is Overlap.QUEUE and before.on)) and not begun:
