@@ -32,6 +32,7 @@ _PROPERTIES = b"org.freedesktop.DBus.Properties"
 _NOT_SET = 2**64 - 1
 _EXIT_KINDS = {1: "exited", 2: "killed", 3: "dumped"}
 """What waitid(2) calls CLD_EXITED, CLD_KILLED and CLD_DUMPED, in systemd's words."""
+_STOP_SECONDS = 1.0
 _SETTLE_SECONDS = 90.0
 """How long a timer may take to start or stop: systemd's own default for a unit."""
 _POLL_SECONDS = 0.005
@@ -254,11 +255,14 @@ class SystemdBackend:
 
         for name in names:
             kill(name, b"main")
-        waiting = set(names)
+        waiting, deadline = set(names), time.monotonic() + _STOP_SECONDS
         while waiting:
             states = {name: self.state(name) for name in waiting}
-            waiting = {name for name, state in states.items() if state.sub in ("stop-sigterm", "final-sigterm")}
-            for name in waiting:
+            dying = {name for name, state in states.items() if state.sub in ("stop-sigterm", "final-sigterm")}
+            # A busy systemd has the stop waiting for a moment; what is activating later is the next run.
+            early = time.monotonic() < deadline
+            waiting = dying | {name for name, state in states.items() if early and state.active == "activating"}
+            for name in dying:
                 path = self._encode_path(_PATH + b"/unit", name.encode())
                 if not self._property(path, b"org.freedesktop.systemd1.Service", "MainPID"):
                     # The rest of its tree; ExecStopPost= comes after that.
