@@ -6,13 +6,14 @@ end of each run of X that drop-in leaves tokens in D's directory below `graph` i
     X.end   X has ended since D was started by its chain last: `ok`, or `bad` for any end that is no success
     X.ok    X has succeeded since D's own last success (`needs`)
     X.told  the run of X that was heard of last
+    X.start the start of X that was looked at last
     due     the chain has asked for a start of D; in it, those whose end was bad
     lock    held while tokens change; D has tokens as long as this is there
 
 Whoever puts the last `.end` down makes them `due` and starts D's handler, sdcron-D@after.service, which starts D. A
 failure that is retried is no end: the last word then is the retry handler's, which gets a drop-in too. What ends
-without ExecStopPost= (a condition that does not hold, a file that cannot be read) sdcron-D@skipped.service looks for: X
-wants it, and it comes after X. D's own ExecCondition= is the gate.
+without ExecStopPost= (a condition that does not hold, a disk that is not there) sdcron-D@skipped.service looks for: X
+wants it, and it comes after X; each X has its own. D's own ExecCondition= is the gate.
 
 Why tokens and not times: systemd forgets what an inactive unit did. Why the handler, where D itself could be started:
 PID 1 says that it starts it, and that is how a run's trigger is known to be `after`.
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 LOCK, DUE = "lock", "due"
 _KEYS = ("After=", "Needs=")
-END, OK, TOLD = ".end", ".ok", ".told"
+END, OK, TOLD, START = ".end", ".ok", ".told", ".start"
 
 # How a run ended, as $word. One that is stopped may say that it succeeded: what tells is the stop job. One that another
 # takes the place of is no end.
@@ -57,19 +58,20 @@ _ENDED = (
     'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then',
     'case "$(SYSTEMCTL show --value --property=OnFailure "$unit")" in *"sdcron-$x@retry.service"*) exit 0;; esac; fi;;',
     "esac;",
-    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
-    '[ "$kind" = needs ] || echo "$INVOCATION_ID" >"$dir/$x.told";',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1; id=$INVOCATION_ID;',
 )
 # The retry handler is done. A file that says so: a retry waits. A run that is on: it ends later.
 _GAVE_UP = (
     "unit=$1 x=$2 dir=$3 d=$4 kind=$5 paused=$6 retry=$7; shift 7; exec 2>/dev/null; umask 022; word=bad;",
     '[ -e "$retry" ] && exit 0;',
     'case "$(SYSTEMCTL show --value --property=ActiveState "$unit")" in inactive|failed) ;; *) exit 0;; esac;',
-    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1; id=;',
 )
+# An end without its `told` is one that the handler that looks at starts tells, too.
 _TELL = (
     'if [ "$word" = ok ] && [ "$kind" != after ]; then : >"$dir/$x.ok"; sync "$dir"; fi;',
-    '[ "$kind" != needs ] || exit 0; echo "$word" >"$dir/$x.end"; sync "$dir/$x.end" "$dir";',
+    '[ "$kind" != needs ] || exit 0; echo "$word" >"$dir/$x.end"; [ -z "$id" ] || echo "$id" >"$dir/$x.told";',
+    'sync "$dir/$x.end" "$dir";',
 )
 # All of them have ended: D is due, unless it is paused, or skips and runs. The token is there before the start is asked
 # for.
@@ -87,18 +89,26 @@ _START = (
     'for y; do rm -f "$dir/$y.end"; done; sync "$dir";',
     '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"',
 )
-# A condition is looked at before a start, and one that holds before the unit is left to be inactive; its time tells
-# whether it was heard of. What could not be set up has an invocation, and no command of it is run.
+# X's start is over, whatever came of it. systemd looks at the conditions of each start: where it has not, the start came
+# to nothing, for want of what it requires. A condition that does not hold leaves the unit inactive, and its time tells
+# whether it was heard of. What else has not told could not: it was not set up, or its stop_timeout was too short. A
+# retry tells for itself.
 _SKIPPED = (
-    "dir=$1 d=$2 paused=$3; shift 3; exec 2>/dev/null; umask 022;",
-    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1; for x; do',
-    'get() { SYSTEMCTL show --value --property="$1" "sdcron-$x.service"; };',
-    'case "$(get ConditionResult) $(get Result) $(get ActiveState)" in "no "*" inactive"|"no "*" failed")',
-    'id=$(get ConditionTimestampMonotonic); [ "$id" -gt "$(get InactiveExitTimestampMonotonic)" ] || id=0;;',
-    '"yes resources failed") case "$(get OnFailure)" in *"sdcron-$x@retry.service"*) id=0;;',
-    "*) id=$(get InvocationID);; esac;; *) id=0;; esac;",
-    '[ "$id" = 0 ] && continue; seen=; read -r seen <"$dir/$x.told"; [ "$seen" = "$id" ] && continue;',
-    'echo "$id" >"$dir/$x.told"; echo bad >"$dir/$x.end"; sync "$dir"; done;',
+    "dir=$1 d=$2 paused=$3 x=$4; shift 4; exec 2>/dev/null; umask 022;",
+    "look() { all=\";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID",
+    "--property=OnFailure,Result \"sdcron-$x.service\" | tr '\\n' ';')\"; get ActiveState; };",
+    'get() { is=${all#*";$1="}; is=${is%%;*}; };',
+    'while look; [ "$is" = deactivating ]; do sleep 0.1; done; case $is in inactive|failed) ;; *) exit 0;; esac;',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
+    "get ConditionTimestampMonotonic; start=$is before= told= retried=;",
+    'read -r before <"$dir/$x.start"; echo "$start" >"$dir/$x.start"; read -r told <"$dir/$x.told";',
+    'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then get OnFailure;',
+    'case " $is " in *" sdcron-$x@retry.service "*) retried=yes;; esac; fi; id=$told;',
+    'if [ "$start" = 0 ] || [ "$start" = "$before" ]; then [ -n "$retried" ] || id=nothing; else get ConditionResult;',
+    'if [ "$is" = no ]; then id=$start; else get Result;',
+    'if [ "$is" = success ] || [ -z "$retried" ]; then get InvocationID; id=$is; fi; fi; fi;',
+    'if [ "$id" = nothing ] || [ "$id" != "$told" ]; then',
+    'echo bad >"$dir/$x.end"; echo "$id" >"$dir/$x.told"; sync "$dir/$x.end" "$dir"; fi;',
 )
 # A start that was asked for some time ago may have waited, as for a network or a run for an instant. Of a job with
 # conditions, which are looked at before this, it more likely came to nothing: one of them did not hold.
@@ -122,9 +132,9 @@ def after_handler_name(job_name: str) -> str:
     return f"sdcron-{job_name}@after.service"
 
 
-def skipped_handler_name(job_name: str) -> str:
-    """The service that looks for those of them that ended without a word."""
-    return f"sdcron-{job_name}@skipped.service"
+def skipped_handler_names(job_name: str, count: int) -> list[str]:
+    """The services that look for those of them that ended without a word: one for each."""
+    return [f"sdcron-{job_name}@skipped{f'-{number}' if number > 1 else ''}.service" for number in range(1, count + 1)]
 
 
 def graph_dir(state_dir: str, job_name: str) -> str:
@@ -158,24 +168,24 @@ def _tokens(job: str, texts: Mapping[str, str]) -> set[str]:
     section = texts.get(f"sdcron-{job}.service", "").rpartition("\n[X-Sdcron]\n")[2].split("\n")
     after, needs = (" ".join(line[len(key) :] for line in section if line.startswith(key)).split() for key in _KEYS)
     after = after if after_handler_name(job) in texts else []
-    found = {f"{name}{kind}" for name in after for kind in (END, TOLD)} | {f"{name}{OK}" for name in needs}
+    found = {f"{name}{kind}" for name in after for kind in (END, TOLD, START)} | {f"{name}{OK}" for name in needs}
     return found | ({LOCK, DUE} if found else set())
 
 
 def gate(job: Job, scope: Scope, state_dir: str) -> list[str]:
-    """The [Service] lines of a job that keep it from a start without what it needs."""
+    """The [Service] lines of a job that keep it from a start without what it needs, and let it reach the tokens."""
+    # A user manager ignores the + of what tells others, and of what forgets.
+    inside = scope is Scope.USER and job.sandbox is Sandbox.STRICT
+    writes = [f"ReadWritePaths={escape(f'-{state_dir}/graph', Place.WORD)}"] * inside
     if not job.after and not job.needs:
-        return []
+        return writes
     directory = graph_dir(state_dir, job.name)
     conditions = "yes" if has_conditions(job) else "no"
     lines = [f"ExecCondition=+{_shell(_GATE, scope, 'sdcron-needs', directory, conditions, *job.needs)}"]
     if job.needs:
         words = (f"sdcron-{job.name}.service", directory, *job.needs)
         lines.append(f"ExecStopPost=-+{_shell(_SUCCEEDED, scope, 'sdcron-succeeded', *words)}")
-    if scope is Scope.USER and job.sandbox is not Sandbox.NONE:
-        # A user manager ignores the +.
-        lines.append(f"ReadWritePaths={escape(f'-{directory}', Place.WORD)}")
-    return lines
+    return [*lines, *writes]
 
 
 def on_record(job: Job) -> list[str]:
@@ -191,7 +201,8 @@ def chain_units(
     found = []
     if after:
         found.append((after_handler_name(job.name), _after_handler(job, scope, state_dir, header, ownership)))
-        found.append((skipped_handler_name(job.name), _skipped_handler(job, scope, state_dir, header, ownership)))
+    looking = dict(zip(after, skipped_handler_names(job.name, len(after)), strict=True))
+    found += [(name, _skipped_handler(job, x, scope, state_dir, header, ownership)) for x, name in looking.items()]
     paused = marks(f"{state_dir}/paused", job.name)[0].rpartition("/")[0]
     for name, upstream in drop_ins_of(job.name, after, job.needs).items():
         kind = "both" if upstream in after and upstream in job.needs else "after" if upstream in after else "needs"
@@ -202,7 +213,7 @@ def chain_units(
             words_after = " ".join([f"%t/sdcron/retry/{upstream}", *after])
             lines += ["[Service]", f"ExecStopPost=-{script} {words_after}"]
         else:
-            lines += ["[Unit]", f"Wants={skipped_handler_name(job.name)}", ""] if upstream in after else []
+            lines += ["[Unit]", f"Wants={looking[upstream]}", ""] if upstream in looking else []
             steps = (*_ENDED, *_TELL, *(_look(job) if upstream in after else ()))
             script = _shell(steps, scope, "sdcron-ended", *words, *(after if upstream in after else ()))
             lines += ["[Service]", f"ExecStopPost=-+{script}"]
@@ -234,8 +245,10 @@ def _after_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str]
     return _handler(job, scope, "Start after others", [*header, *conditions], command, ownership)
 
 
-def _skipped_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]) -> str:
-    order = [f"After=sdcron-{name}.service" for name in job.after]
-    words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", *job.after)
+def _skipped_handler(
+    job: Job, upstream: str, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]
+) -> str:
+    order = f"After=sdcron-{upstream}.service"
+    words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", upstream, *job.after)
     command = _shell((*_SKIPPED, *_look(job)), scope, "sdcron-skipped", *words)
-    return _handler(job, scope, "Look at what others came to", [*header, *order], command, ownership)
+    return _handler(job, scope, f"Look at what {upstream} came to", [*header, order], command, ownership)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from itertools import count, repeat, takewhile
 from typing import TYPE_CHECKING
 
-from sdcron.chain_units import after_handler_name, drop_ins_of, skipped_handler_name
+from sdcron.chain_units import after_handler_name, drop_ins_of, skipped_handler_names
 from sdcron.drop_ins import is_drop_in, job_of
 from sdcron.drop_ins import names as drop_in_names
 from sdcron.job import Output, Overlap
@@ -260,7 +260,7 @@ def read_one(paths: Paths, name: str) -> InstalledJob | None:
                 break
     after, needs = (" ".join(known.get(key, ())).split() for key in ("After", "Needs"))
     if after or needs:
-        handlers = (after_handler_name(name), skipped_handler_name(name))
+        handlers = (after_handler_name(name), *skipped_handler_names(name, len(after)))
         for unit in (*handlers, *drop_ins_of(name, after, needs)):
             _read_own(paths, name, unit, units)
     if not units:

@@ -137,13 +137,69 @@ def test_what_was_asked_for_when_the_power_was_cut_runs_once_after_the_boot(fres
     assert wait_for_runs(machine, "paused", 1) == [("after", "success", "")]
 
 
+def mount(machine: Machine, what: str, kind: str) -> None:
+    """Make a disk that can be mounted, or cannot."""
+    machine.write("/etc/systemd/system/srv-disk.mount", f"[Mount]\nWhat={what}\nWhere=/srv/disk\nType={kind}\n")
+    machine.run(["systemctl", "daemon-reload"])
+
+
+def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine: Machine) -> None:
+    mount(machine, "/no/such", "ext4")
+    held = "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n"
+    machine.write("/etc/systemd/system/held.service", held)
+    jobs: dict[str, dict[str, Any]] = {
+        "x": {"when": {"mounts": "/srv/disk", "else": "wait"}, "command": TRUE},
+        "y": {"command": TRUE},
+        "d": {"after": ["x", "y"], "command": TRUE},
+        "waits": {"when": {"units": "held.service", "else": "wait"}, "command": TRUE},
+        "e": {"after": "waits", "command": TRUE},
+    }
+    apply(machine, jobs)
+    for count in (1, 2):
+        start(machine, "x")
+        start(machine, "y")
+        assert wait_for_runs(machine, "d", count)[-1] == ("after", "skipped", "needs x")
+    mount(machine, "tmpfs", "tmpfs")
+    # Nothing of one round is left for the next.
+    for count, (first, last) in enumerate((("x", "y"), ("y", "x")), 3):
+        start(machine, first)
+        quiet(machine)
+        assert len(history(machine, "d")) == count - 1
+        start(machine, last)
+        assert wait_for_runs(machine, "d", count)[-1] == ("after", "success", "")
+    machine.run(["systemctl", "stop", "srv-disk.mount"])
+    # Nor is a start that somebody gives up.
+    start(machine, "waits", wait=False)
+    until(lambda: "sdcron-waits" in machine.run(["systemctl", "list-jobs"]).stdout, 30, "it waits")
+    machine.sdcron("stop", "waits")
+    assert wait_for_runs(machine, "e", 1) == [("after", "skipped", "needs waits")]
+    machine.run(["systemctl", "stop", "held.service"])
+
+
+def test_a_run_that_had_no_time_to_tell_of_its_end_has_ended_all_the_same(machine: Machine) -> None:
+    jobs: dict[str, dict[str, Any]] = {
+        "x": {"command": TRUE, "stop_timeout": "1s"},
+        "d": {"after": "x", "command": TRUE},
+    }
+    apply(machine, jobs)
+    holder = ["systemd-run", "--quiet", "--collect", "--unit=holder", "flock", "/var/lib/sdcron/graph/d/lock"]
+    machine.run([*holder, "sleep", "infinity"])
+    start(machine, "x")
+    until(lambda: history(machine, "x") != [], 30, "the run is over")
+    machine.run(["systemctl", "stop", "holder.service"])
+    assert wait_for_runs(machine, "d", 1) == [("after", "skipped", "needs x")]
+    assert [run[1] for run in history(machine, "x")] == ["timeout"]
+    start(machine, "x")
+    assert wait_for_runs(machine, "d", 2)[1:] == [("after", "success", "")]
+
+
 def test_a_users_own_jobs_have_chains_too(fresh_machine: Machine) -> None:
     machine = fresh_machine
     machine.start_user_manager()
     jobs: dict[str, dict[str, Any]] = {
         "a": {"command": shell("[ -e ~/good ]"), "retry": {"delay": "300ms", "attempts": 1}},
-        "b": {"after": "a", "command": TRUE, "sandbox": "standard"},
-        "c": {"after": "b", "needs": "a", "command": TRUE, "sandbox": "strict"},
+        "b": {"after": "a", "command": TRUE, "sandbox": "strict"},
+        "c": {"after": "b", "needs": "a", "command": TRUE, "sandbox": "standard"},
     }
     apply(machine, jobs, user="tester")
     start(machine, "a", user="tester")
