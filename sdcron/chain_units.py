@@ -95,7 +95,7 @@ _START = (
 # retry tells for itself.
 _SKIPPED = (
     "dir=$1 d=$2 paused=$3 x=$4; shift 4; exec 2>/dev/null; umask 022;",
-    "look() { all=\";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID",
+    'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID',
     "--property=OnFailure,Result \"sdcron-$x.service\" | tr '\\n' ';')\"; get ActiveState; };",
     'get() { is=${all#*";$1="}; is=${is%%;*}; };',
     'while look; [ "$is" = deactivating ]; do sleep 0.1; done; case $is in inactive|failed) ;; *) exit 0;; esac;',

@@ -31,7 +31,8 @@ ORDER = """
     pauses findings sandbox retry overlap unit_conditions drop_ins chain_units units verify
     graph jobset drawing
     elsewhere installed backends plan local_jobs links applied engine_socket messages
-    backends.unit_syntax backends.unit_values backends.transient backends.transient_call backends.systemd backends.local
+    backends.unit_syntax backends.unit_values backends.transient backends.transient_call backends.refusals
+    backends.systemd backends.local
     record step apply apply_transient own_units
     store_tables store_rows store ledger resident journal conditions definition trigger memories asking waits open_run
     open_runs lock_skips chain_entries streams reports fold recorder

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcron.backends import LastRun, UnitState
+from sdcron.backends.refusals import is_unknown_unit, no_systemd, refused
 from sdcron.errors import BackendError
 from sdcron.units import PREFIX
 
@@ -62,7 +63,7 @@ class SystemdBackend:
             self._bus.open()
             self._property(_PATH, _MANAGER, "Version")
         except Exception as error:
-            raise _no_systemd(user, error) from error
+            raise no_systemd(user, error) from error
 
     def close(self) -> None:
         """Close the connection; further calls fail."""
@@ -105,7 +106,7 @@ class SystemdBackend:
         try:
             self._manager("GetUnit", "s", [name.encode()])
         except BackendError as error:
-            if _is_unknown_unit(error):
+            if is_unknown_unit(error):
                 return False
             raise
         return True
@@ -233,7 +234,7 @@ class SystemdBackend:
             try:
                 self._manager("StopUnit", "ss", [name.encode(), b"replace"])
             except BackendError as error:
-                if _is_unknown_unit(error):
+                if is_unknown_unit(error):
                     continue
                 raise
             stopped.append(name)
@@ -275,7 +276,7 @@ class SystemdBackend:
             try:
                 self._manager("ResetFailedUnit", "s", [name.encode()])
             except BackendError as error:
-                if not _is_unknown_unit(error):
+                if not is_unknown_unit(error):
                     raise
 
     def start_transient(self, timer: Unit, others: Sequence[Unit]) -> None:
@@ -337,7 +338,7 @@ class SystemdBackend:
         except Exception as error:
             if not hasattr(error, "err_message"):
                 raise
-            raise _refused(method, error, user=self._user) from error
+            raise refused(method, error, user=self._user) from error
 
 
 def _private_socket() -> bytes | None:
@@ -355,31 +356,3 @@ def _private_socket() -> bytes | None:
 
 def _decode(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _is_unknown_unit(error: BackendError) -> bool:
-    return "not loaded" in error.message or "not found" in error.message
-
-
-def _no_systemd(user: bool, error: Exception) -> BackendError:
-    number = getattr(error, "errno", None)
-    # pystemd's own text goes on about its exception classes.
-    reason = os.strerror(-number) if isinstance(number, int) and number < 0 else str(error).partition("\n")[0]
-    if user:
-        return BackendError(
-            f"no systemd user manager answers: {reason}",
-            "log in with a session (loginctl enable-linger keeps one running), and see that XDG_RUNTIME_DIR is set",
-        )
-    return BackendError(
-        f"systemd does not answer on this machine: {reason}",
-        "run this where systemd is PID 1 and dbus runs, or write units only: sdcron compile PATH -o DIR",
-    )
-
-
-def _refused(method: str, error: Exception, *, user: bool) -> BackendError:
-    message = _decode(getattr(error, "err_message", b"") or str(error))
-    denied = getattr(error, "errno", 0) in (-1, -13) or "ccess denied" in message or "uthentication" in message
-    if denied and not user:
-        verb, hint = method.removesuffix("Unit").lower(), "run it as root (sudo), or manage your own jobs with --user"
-        return BackendError(f"no permission to {verb} the machine's jobs: {message}", hint)
-    return BackendError(f"systemd refused {method}: {message}", "see: journalctl -b -u init.scope -n 20")
