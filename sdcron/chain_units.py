@@ -89,10 +89,10 @@ _START = (
     'for y; do rm -f "$dir/$y.end"; done; sync "$dir";',
     '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"',
 )
-# X's start is over, whatever came of it. systemd looks at the conditions of each start: where it has not, the start came
-# to nothing, for want of what it requires. A condition that does not hold leaves the unit inactive, and its time tells
-# whether it was heard of. What else has not told could not: it was not set up, or its stop_timeout was too short. A
-# retry tells for itself.
+# X's start is over, whatever came of it. systemd looks at the conditions of each start: where it has not, the start
+# came to nothing, for want of what it requires. A condition that does not hold leaves the unit inactive, and its time
+# tells whether it was heard of. What else has not told could not: it was not set up, or its stop_timeout was too short.
+# A retry tells for itself.
 _SKIPPED = (
     "dir=$1 d=$2 paused=$3 x=$4; shift 4; exec 2>/dev/null; umask 022;",
     'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID',
