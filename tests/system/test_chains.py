@@ -148,49 +148,49 @@ def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine
     held = "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n"
     machine.write("/etc/systemd/system/held.service", held)
     jobs: dict[str, dict[str, Any]] = {
-        "x": {"when": {"mounts": "/srv/disk", "else": "wait"}, "command": TRUE},
-        "y": {"command": TRUE},
-        "d": {"after": ["x", "y"], "command": TRUE},
+        "disk": {"when": {"mounts": "/srv/disk", "else": "wait"}, "command": TRUE},
+        "plain": {"command": TRUE},
+        "both": {"after": ["disk", "plain"], "command": TRUE},
         "waits": {"when": {"units": "held.service", "else": "wait"}, "command": TRUE},
-        "e": {"after": "waits", "command": TRUE},
+        "later": {"after": "waits", "command": TRUE},
     }
     apply(machine, jobs)
     for count in (1, 2):
-        start(machine, "x")
-        start(machine, "y")
-        assert wait_for_runs(machine, "d", count)[-1] == ("after", "skipped", "needs x")
+        start(machine, "disk")
+        start(machine, "plain")
+        assert wait_for_runs(machine, "both", count)[-1] == ("after", "skipped", "needs disk")
     mount(machine, "tmpfs", "tmpfs")
     # Nothing of one round is left for the next.
-    for count, (first, last) in enumerate((("x", "y"), ("y", "x")), 3):
+    for count, (first, last) in enumerate((("disk", "plain"), ("plain", "disk")), 3):
         start(machine, first)
         quiet(machine)
-        assert len(history(machine, "d")) == count - 1
+        assert len(history(machine, "both")) == count - 1
         start(machine, last)
-        assert wait_for_runs(machine, "d", count)[-1] == ("after", "success", "")
+        assert wait_for_runs(machine, "both", count)[-1] == ("after", "success", "")
     machine.run(["systemctl", "stop", "srv-disk.mount"])
     # Nor is a start that somebody gives up.
     start(machine, "waits", wait=False)
     until(lambda: "sdcron-waits" in machine.run(["systemctl", "list-jobs"]).stdout, 30, "it waits")
     machine.sdcron("stop", "waits")
-    assert wait_for_runs(machine, "e", 1) == [("after", "skipped", "needs waits")]
+    assert wait_for_runs(machine, "later", 1) == [("after", "skipped", "needs waits")]
     machine.run(["systemctl", "stop", "held.service"])
 
 
 def test_a_run_that_had_no_time_to_tell_of_its_end_has_ended_all_the_same(machine: Machine) -> None:
     jobs: dict[str, dict[str, Any]] = {
-        "x": {"command": TRUE, "stop_timeout": "1s"},
-        "d": {"after": "x", "command": TRUE},
+        "hasty": {"command": TRUE, "stop_timeout": "1s"},
+        "after-hasty": {"after": "hasty", "command": TRUE},
     }
     apply(machine, jobs)
-    holder = ["systemd-run", "--quiet", "--collect", "--unit=holder", "flock", "/var/lib/sdcron/graph/d/lock"]
+    holder = ["systemd-run", "--quiet", "--collect", "--unit=holder", "flock", "/var/lib/sdcron/graph/after-hasty/lock"]
     machine.run([*holder, "sleep", "infinity"])
-    start(machine, "x")
-    until(lambda: history(machine, "x") != [], 30, "the run is over")
+    start(machine, "hasty")
+    until(lambda: history(machine, "hasty") != [], 30, "the run is over")
     machine.run(["systemctl", "stop", "holder.service"])
-    assert wait_for_runs(machine, "d", 1) == [("after", "skipped", "needs x")]
-    assert [run[1] for run in history(machine, "x")] == ["timeout"]
-    start(machine, "x")
-    assert wait_for_runs(machine, "d", 2)[1:] == [("after", "success", "")]
+    assert wait_for_runs(machine, "after-hasty", 1) == [("after", "skipped", "needs hasty")]
+    assert [run[1] for run in history(machine, "hasty")] == ["timeout"]
+    start(machine, "hasty")
+    assert wait_for_runs(machine, "after-hasty", 2)[1:] == [("after", "success", "")]
 
 
 def test_a_users_own_jobs_have_chains_too(fresh_machine: Machine) -> None:
