@@ -233,6 +233,8 @@ class Applier:
         if self._backend and step.stop:
             began = self._let_due_timers_elapse(self._backend, step)
             self._backend.stop(step.stop)
+        if self._backend and step.cancel:
+            self._backend.cancel(frozenset(step.cancel))
         for timer, what in step.stamps.items():
             # Before the new text is there: the machine may go down in between and boot with it.
             if what == "set":

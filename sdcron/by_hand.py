@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError
+from sdcron.drop_ins import is_own
 from sdcron.escape import Place as Spot
 from sdcron.escape import escape
 from sdcron.files import Files
@@ -24,8 +26,7 @@ from sdcron.parameters import asked_variables, variable
 from sdcron.units import service_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from sdcron.installed import InstalledJob
     from sdcron.paths import Paths, Scope
@@ -52,9 +53,10 @@ def unit_directory(paths: Paths) -> Path:
     return paths.runtime_dir.parent / "systemd" / str(paths.scope)
 
 
-def write_unit(paths: Paths, job: InstalledJob, asked: Asked, *, alone: bool) -> str:
+def write_unit(paths: Paths, job: InstalledJob, asked: Asked, drop_ins: Sequence[str] = (), *, alone: bool) -> str:
     """Make the unit of one run, and return its name; `alone`: it does not begin while another run is on.
 
+    `drop_ins` are the files that add to the job's service, in the order in which systemd reads them.
     Raises OSError, UnitTextError for a value that no unit can carry, and SdcronError for an instant, where neither the
     job nor the machine has a time zone that is known.
     """
@@ -64,7 +66,11 @@ def write_unit(paths: Paths, job: InstalledJob, asked: Asked, *, alone: bool) ->
         number += 1
     zone = job.timezone or (local_timezone(paths.root) if asked.for_us is not None else "UTC")
     text = unit_text(job, asked, zone, paths.scope, paths.on_machine(path), alone=alone)
-    Files().write(path, text)
+    # systemctl edit, and set-property: what an administrator wants of the job holds for each of its runs. What is for
+    # all services, or all jobs, holds for this one too.
+    own = f"{service_name(job.name)}.d"
+    added = [each for each in map(Path, drop_ins) if each.parent.name == own and not is_own(each.name)]
+    Files().write(path, "\n".join([text, *(each.read_text(encoding="utf-8", errors="replace") for each in added)]))
     return path.name
 
 

@@ -19,6 +19,7 @@ from sdcron.installed import read_one
 from sdcron.job import Overlap
 from sdcron.overlap import slot_of
 from sdcron.queries import catch_up, history
+from sdcron.units import service_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,8 @@ def _start(place: Place, backend: Backend, job: AppliedJob, asked: Asked) -> tup
     paths = place.paths
     try:
         by_hand.remove_leftovers(paths, backend.is_loaded)
-        unit = by_hand.write_unit(paths, installed, asked, alone=job.overlap is not Overlap.ALLOW)
+        added = backend.drop_ins(service_name(job.name))
+        unit = by_hand.write_unit(paths, installed, asked, added, alone=job.overlap is not Overlap.ALLOW)
     except UnitTextError as error:
         raise SdcronError(f"a value cannot be handed over: {error.message}", error.hint) from error
     except OSError as error:

@@ -27,6 +27,11 @@ def is_drop_in(name: str) -> bool:
     return "/" in name
 
 
+def is_own(file_name: str) -> bool:
+    """Whether a file in the directory of a unit's drop-ins is one of a job's, and not an administrator's."""
+    return file_name.startswith(_PREFIX)
+
+
 def unit_of(name: str) -> str:
     """The unit that a file is of: itself, or the one that a drop-in adds to."""
     directory, found, _ = name.partition("/")

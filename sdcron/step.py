@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.chain_units import DUE, after_handler_name, token_changes
 from sdcron.drop_ins import unit_of
-from sdcron.overlap import queued_name, tick_name
+from sdcron.overlap import queued_name, slot_of, tick_name
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Step:
     files: dict[str, str | None] = field(default_factory=dict)
     links: dict[str, str | None] = field(default_factory=dict)
     stop: list[str] = field(default_factory=list)
+    cancel: list[str] = field(default_factory=list)
+    """Services whose starts are given up as long as they wait, as for a network."""
     plain: list[str] = field(default_factory=list)
     """Timers among `stop` that go on afterwards and, not being persistent, would not catch up on a time in between."""
     forget: list[str] = field(default_factory=list)
@@ -63,9 +65,8 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
         if change.after is None or change.after.paused:
             # The series of its retries is over.
             step.files[str(scene.paths.runtime_dir / "retry" / change.name)] = None
-        if _gives_up_waiting(change):
-            for path in _of_waiting(scene.paths, change.name):
-                step.files[str(path)] = None
+        for path in _given_up(change, scene.paths):
+            step.files[str(path)] = None
         if change.after is None:
             step.files[str(scene.paths.armed_boot_dir / change.name)] = None
             # One of the same name that is applied later is another job.
@@ -88,6 +89,7 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
                 # What is about to ask for a run, and after that what would have it wait.
                 asking = (after_handler_name(change.name), tick_name(change.name), queued_name(change.name))
                 step.stop += [name for name in asking if name in before and name in scene.loaded]
+                step.cancel += [name for name in before if slot_of(name)[0] and name in scene.loaded]
             # What is new may be in memory too: a job removed while it ran, and back now.
             step.forget += sorted({unit_of(name) for name in {*before, *after}} & scene.loaded)
         step.start += start
@@ -138,9 +140,8 @@ def backward(changes: Sequence[Change], scene: Scene) -> Step:
         if change.after is None or change.after.paused:
             retry = scene.paths.runtime_dir / "retry" / change.name
             step.files[str(retry)] = read_text(retry)
-        if _gives_up_waiting(change):
-            for path in _of_waiting(scene.paths, change.name):
-                step.files[str(path)] = read_text(path)
+        for path in _given_up(change, scene.paths):
+            step.files[str(path)] = read_text(path)
         for name in token_changes(change.name, before, change.texts_after()):
             token = scene.paths.graph_dir / change.name / name
             step.files[str(token)] = read_text(token)
@@ -150,9 +151,13 @@ def backward(changes: Sequence[Change], scene: Scene) -> Step:
     return step
 
 
-def _of_waiting(paths: Paths, job: str) -> tuple[Path, Path]:
-    """What says that a run waits, and that its chain asked for it."""
-    return paths.queued_dir / job, paths.graph_dir / job / DUE
+def _given_up(change: Change, paths: Paths) -> list[Path]:
+    """What says that a run of the job waits, and that its chain asked for one, where none is to come of that."""
+    waits, due = paths.queued_dir / change.name, paths.graph_dir / change.name / DUE
+    if _gives_up_waiting(change):
+        return [waits, due]
+    is_asked_for = after_handler_name(change.name) in change.texts_before()
+    return [due] if is_asked_for and (change.after is None or change.after.paused) else []
 
 
 def _gives_up_waiting(change: Change) -> bool:

@@ -16,7 +16,7 @@ from sdcron.errors import BackendError
 from tests.faults import told
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sdcron.paths import Paths
@@ -150,6 +150,15 @@ class FakeBackend:
             if name in self.memory:
                 self.memory[name].active = "inactive"
                 self._sweep()
+
+    def cancel(self, names: Collection[str]) -> None:
+        """Forget those that wait."""
+        self._tell("cancel", " ".join(sorted(names)))
+        self.queued = [name for name in self.queued if name not in names]
+
+    def drop_ins(self, name: str) -> Sequence[str]:
+        """None."""
+        return []
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """Forget failed states."""

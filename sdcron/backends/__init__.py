@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sdcron.units import Unit
@@ -95,6 +95,12 @@ class Backend(Observer, Protocol):
 
     def stop(self, names: Sequence[str], *, kill: bool = False) -> None:
         """Stop units and wait until each is inactive; with `kill` by SIGKILL at once."""
+
+    def cancel(self, names: Collection[str]) -> None:
+        """Give up the starts of these units that wait for something; what runs goes on."""
+
+    def drop_ins(self, name: str) -> Sequence[str]:
+        """The files that add to the one of a unit, in the order in which the manager reads them."""
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """Forget the failed state of units, so that they can leave memory."""

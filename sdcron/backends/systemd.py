@@ -21,7 +21,7 @@ from sdcron.errors import BackendError
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sdcron.units import Unit
 
@@ -269,6 +269,19 @@ class SystemdBackend:
                     # The rest of its tree; ExecStopPost= comes after that.
                     kill(name, b"all")
             time.sleep(_POLL_SECONDS if waiting else 0)
+
+    def cancel(self, names: Collection[str]) -> None:
+        """See Backend."""
+        for number, unit, kind, state, *_ in self._manager("ListJobs", "", []) or []:
+            if (_decode(kind), _decode(state)) == ("start", "waiting") and _decode(unit) in names:
+                with suppress(BackendError):  # it is none any more
+                    self._manager("CancelJob", "u", [number])
+
+    def drop_ins(self, name: str) -> Sequence[str]:
+        """See Backend."""
+        path = self._encode_path(_PATH + b"/unit", name.encode())
+        found = self._property(path, b"org.freedesktop.systemd1.Unit", "DropInPaths")
+        return [_decode(each) for each in found or ()]
 
     def reset_failed(self, names: Sequence[str]) -> None:
         """See Backend."""
