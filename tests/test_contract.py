@@ -274,6 +274,32 @@ def a_suspend_ends_what_runs_and_only_what_is_resumable_is_started_again(world: 
     assert not [name for name, may in resumable.items() if not may and len(world.seen[name]) > 1]
 
 
+@contract(fake=NO_COMMANDS, alone=True)
+def a_pause_of_all_lasts_over_a_restart_and_what_fell_due_meanwhile_is_not_made_good(world: World) -> Steps:
+    often = {"schedule": "* * * * * *", "command": acts()}
+    at_boot = {"schedule": "@reboot", "command": acts()}
+    world.apply({"all-often": often, "all-at-boot": at_boot, "all-by-hand": {"command": acts()}})
+    yield runs(world, "all-often", 1)
+    assert world.sdcron("pause", "--all")[:2] == (0, "all jobs are paused\n")
+    yield passed(world, seconds=1.5)  # what was on is on record
+    count = len(world.seen["all-often"])
+    yield Down.RESTART
+    yield passed(world, seconds=2.5)
+    assert world.seen.keys().isdisjoint({"all-at-boot"})
+    # Somebody may still want a run.
+    world.start("all-by-hand")
+    yield runs(world, "all-by-hand", 1)
+    assert len(world.seen["all-often"]) == count
+    resumed = world.now()
+    code, _, words = world.sdcron("resume", "--all")
+    assert code == 0, words
+    yield runs(world, "all-often", count + 2)
+    later = world.seen["all-often"][count:]
+    assert {run["trigger"] for run in later} == {"schedule"}
+    assert instants(later)[0] >= resumed - timedelta(seconds=1)
+    assert world.seen.keys().isdisjoint({"all-at-boot"}), "a resume is no boot"
+
+
 # Downtime
 
 
@@ -1447,6 +1473,35 @@ def what_falls_due_while_a_run_for_an_instant_is_on_runs_right_after_it(world: W
     assert timedelta(0) <= when(following["started_at"]) - when(long["finished_at"]) < timedelta(seconds=1)
     code, _, words = world.sdcron("run", "held", "--for", "2026-01-01", "--continue")
     assert (code, words.splitlines()[0]) == (2, "sdcron: --continue goes with a range")
+
+
+@contract(fake=NO_COMMANDS)
+def what_waits_for_the_end_of_a_run_for_an_instant_is_given_up_by_a_pause(world: World) -> Steps:
+    """Nobody wants it to begin in the middle of a pause."""
+    gate = f"{PLACE}/counts/held-paused"
+    waits = f'[ -z "${{SDCRON_FOR-}}" ] || while [ ! -e {gate} ]; do sleep 0.1; done'
+    world.apply({"held-paused": {"schedule": "* * * * * *", "missed": "skip", "command": sh(waits)}})
+    yield passed(world, seconds=0)
+    while world.sdcron("run", "held-paused", "--for", "2026-01-01")[0]:
+        yield passed(world, seconds=0.1)
+    yield passed(world, seconds=2.5)  # a time has come
+    assert world.sdcron("pause", "held-paused")[0] == 0
+    contract_told.write(world, **{"counts/held-paused": ""})
+
+    def is_over() -> bool:
+        return any(run["for"] for run in world.seen.get("held-paused", ()))
+
+    yield Wait("the run for an instant is over", is_over)
+    yield passed(world, seconds=2.5)
+    [ended] = [when(run["finished_at"]) for run in world.seen["held-paused"] if run["for"]]
+    assert [run for run in world.seen["held-paused"] if when(run["started_at"]) > ended] == []
+    resumed = world.now()
+    assert world.sdcron("resume", "held-paused")[0] == 0
+    count = len(world.seen["held-paused"])
+    yield runs(world, "held-paused", count + 2)
+    later = world.seen["held-paused"][count:]
+    assert {run["trigger"] for run in later} == {"schedule"}
+    assert instants(later)[0] >= resumed - timedelta(seconds=1)
 
 
 @contract(fake=NO_COMMANDS)
