@@ -95,8 +95,8 @@ _START = (
 # A retry tells for itself.
 _SKIPPED = (
     "dir=$1 d=$2 paused=$3 x=$4; shift 4; exec 2>/dev/null; umask 022;",
-    'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID',
-    "--property=OnFailure,Result \"sdcron-$x.service\" | tr '\\n' ';')\"; get ActiveState; };",
+    'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionTimestampMonotonic,InactiveExitTimestampMonotonic',
+    "--property=InvocationID,OnFailure,Result \"sdcron-$x.service\" | tr '\\n' ';')\"; get ActiveState; };",
     'get() { is=${all#*";$1="}; is=${is%%;*}; };',
     'while look; [ "$is" = deactivating ]; do sleep 0.1; done; case $is in inactive|failed) ;; *) exit 0;; esac;',
     '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
@@ -104,8 +104,8 @@ _SKIPPED = (
     'read -r before <"$dir/$x.start"; echo "$start" >"$dir/$x.start"; read -r told <"$dir/$x.told";',
     'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then get OnFailure;',
     'case " $is " in *" sdcron-$x@retry.service "*) retried=yes;; esac; fi; id=$told;',
-    'if [ "$start" = 0 ] || [ "$start" = "$before" ]; then [ -n "$retried" ] || id=nothing; else get ConditionResult;',
-    'if [ "$is" = no ]; then id=$start; else get Result;',
+    'if [ "$start" = 0 ] || [ "$start" = "$before" ]; then [ -n "$retried" ] || id=nothing;',
+    'else get InactiveExitTimestampMonotonic; if [ "$start" -gt "$is" ]; then id=$start; else get Result;',
     'if [ "$is" = success ] || [ -z "$retried" ]; then get InvocationID; id=$is; fi; fi; fi;',
     'if [ "$id" = nothing ] || [ "$id" != "$told" ]; then',
     'echo bad >"$dir/$x.end"; echo "$id" >"$dir/$x.told"; sync "$dir/$x.end" "$dir"; fi;',
