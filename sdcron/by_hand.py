@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.errors import BackendError
 from sdcron.drop_ins import is_own
+from sdcron.errors import BackendError
 from sdcron.escape import Place as Spot
 from sdcron.escape import escape
 from sdcron.files import Files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,28 @@ def test_an_instant_is_told_in_the_zone_of_the_job_or_the_machines_and_not_in_th
     text = (unit_directory(paths) / name).read_text()
     assert f"Environment=SDCRON_FOR=2026-01-01T{told}\n" in text
     assert "ExecCondition" not in text
+
+
+def test_what_an_administrator_added_to_the_service_holds_for_a_single_run_too(tmp_path: Path) -> None:
+    paths = system_paths(tmp_path)
+    added = {
+        # Of every service, and so of this one: it is not read twice.
+        "service.d/10-all.conf": "[Service]\nNice=1\n",
+        "sdcron-x.service.d/override.conf": "[Service]\nNice=7\nEnvironmentFile=\n",
+        "sdcron-x.service.d/sdcron-other.conf": "[Service]\nExecStopPost=/bin/false\n",
+        "sdcron-x.service.d/latin.conf": "[Unit]\n# caf\xe9\nDocumentation=man:x\n",
+    }
+    for name, text in added.items():
+        path = tmp_path / "etc/systemd/system" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("latin-1"))
+    files = [str(tmp_path / "etc/systemd/system" / name) for name in added]
+    name = write_unit(paths, replace(installed(job()), timezone="UTC"), Asked("", NEW_YEAR), files, alone=False)
+    text = (unit_directory(paths) / name).read_text()
+    assert text.endswith(
+        "\n[Service]\nNice=7\nEnvironmentFile=\n\n[Unit]\n# caf\N{REPLACEMENT CHARACTER}\nDocumentation=man:x\n"
+    )
+    assert ("Nice=1" in text, "/bin/false" in text) == (False, False)
 
 
 @pytest.mark.parametrize("scope", Scope)

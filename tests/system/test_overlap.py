@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdcron.overlap import slot_of
 from tests.machine import until
 from tests.system.jobs import apply
 from tests.system.watch import JOBS, RAN, forget_runs, has_run, write_jobs
@@ -109,6 +111,27 @@ def test_as_many_run_as_may_and_idle_services_are_not_in_memory(machine: Machine
     assert max(run["started_at"] for run in first) < min(run["finished_at"] for run in first)
     machine.sdcron("stop", "job", status=None)
     until(lambda: in_memory(machine) == idle, 20, "what is idle leaves memory")
+
+
+def test_a_run_for_an_instant_counts_and_has_what_systemctl_edit_added(machine: Machine) -> None:
+    applied(machine, 600, "overlap: allow\nmax_parallel: 2\n")
+    begin(machine)
+    override = "[Service]\nEnvironment=ADDED=by-hand\nNice=7\n"
+    machine.write("/etc/systemd/system/sdcron-job.service.d/override.conf", override)
+    machine.run(["systemctl", "daemon-reload"])
+    run_id = machine.sdcron("run", "job", "--for", "2026-01-01").stdout.strip()
+    until(lambda: count(machine) == 1, 20, "it runs")
+    [unit] = [name for name in in_memory(machine) if slot_of(name)[1] > 1]
+    assert machine.show(unit, "Nice", "Environment")["Nice"] == "7"
+    assert "ADDED=by-hand" in machine.show(unit, "Environment")["Environment"]
+    for _ in range(3):
+        machine.run(["systemctl", "start", "sdcron-job@tick.service"])
+    until(lambda: count(machine) == 2, 20, "another runs beside it, and no third")
+    services = ("sdcron-job.service", "sdcron-job@2.service")
+    assert list(map(partial(is_active, machine), services)) == [True, False]
+    machine.run(["rm", "-r", "/etc/systemd/system/sdcron-job.service.d"])
+    machine.sdcron("stop", run_id)
+    machine.sdcron("stop", "job")
 
 
 @pytest.mark.timeout(300)

@@ -34,6 +34,34 @@ def test_a_timer_of_a_paused_job_that_somebody_starts_is_stopped_by_the_next_app
     assert active(machine, "sdcron-kept.timer") == ["sdcron-kept.timer"]
 
 
+def test_a_start_that_waits_does_not_begin_once_its_job_is_paused_or_removed(machine: Machine) -> None:
+    gate = "until [ -e /tmp/gate-open ]; do sleep 0.1; done"
+    text = f"[Service]\nType=oneshot\nExecStart=/bin/sh -c '{gate}'\n"
+    machine.write("/etc/systemd/system/gate.service", text)
+    machine.run(["rm", "-f", "/tmp/gate-open"])
+    waits = {"when": {"units": "gate.service", "else": "wait"}, "command": shell("touch /tmp/ran-$0")}
+    jobs = {name: {**waits, "command": [*waits["command"], name]} for name in ("rests", "gone", "goes-on", "asked")}
+    apply(machine, {**jobs, "asked": {**jobs["asked"], "after": "goes-on"}})
+    machine.run(["sh", "-c", "rm -f /tmp/ran-*; mkdir -p /run/systemd/system; : >/tmp/before"])
+    start(machine, *jobs, wait=False)
+    machine.run(["sh", "-c", "echo >/var/lib/sdcron/graph/asked/due"])
+
+    def waiting() -> set[str]:
+        lines = machine.run(["systemctl", "list-jobs", "--no-legend", "sdcron-*"]).stdout.splitlines()
+        return {line.split()[1].removeprefix("sdcron-").removesuffix(".service") for line in lines}
+
+    until(lambda: waiting() >= jobs.keys(), 20, "all of them wait")
+    machine.sdcron("pause", "rests", "asked")
+    machine.sdcron("remove", "--yes", "gone")
+    assert waiting().isdisjoint({"rests", "asked", "gone"})
+    assert not machine.exists("/var/lib/sdcron/graph/asked/due")
+    machine.run(["touch", "/tmp/gate-open"])
+    until(lambda: machine.exists("/tmp/ran-goes-on"), 20, "the other begins")
+    until(lambda: waiting() == set(), 20, "nothing waits")
+    assert machine.run(["sh", "-c", "ls /tmp/ran-*"]).stdout.split() == ["/tmp/ran-goes-on"]
+    assert machine.run(["systemctl", "list-units", "--all", "--no-legend", "sdcron-gone*"]).stdout == ""
+
+
 def test_a_pause_ends_the_series_of_retries_so_that_the_next_failure_has_all_of_its_own(machine: Machine) -> None:
     jobs = {"fails": {"command": shell("exit 1"), "retry": {"delay": "1h", "attempts": 2}}}
     apply(machine, jobs)
