@@ -36,13 +36,13 @@ def test_a_timer_of_a_paused_job_that_somebody_starts_is_stopped_by_the_next_app
 
 def test_a_start_that_waits_does_not_begin_once_its_job_is_paused_or_removed(machine: Machine) -> None:
     gate = "until [ -e /tmp/gate-open ]; do sleep 0.1; done"
-    text = f"[Service]\nType=oneshot\nExecStart=/bin/sh -c '{gate}'\n"
+    text = f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c '{gate}'\n"
     machine.write("/etc/systemd/system/gate.service", text)
     machine.run(["rm", "-f", "/tmp/gate-open"])
     waits = {"when": {"units": "gate.service", "else": "wait"}, "command": shell("touch /tmp/ran-$0")}
     jobs = {name: {**waits, "command": [*waits["command"], name]} for name in ("rests", "gone", "goes-on", "asked")}
     apply(machine, {**jobs, "asked": {**jobs["asked"], "after": "goes-on"}})
-    machine.run(["sh", "-c", "rm -f /tmp/ran-*; mkdir -p /run/systemd/system; : >/tmp/before"])
+    machine.run(["sh", "-c", "rm -f /tmp/ran-*"])
     start(machine, *jobs, wait=False)
     machine.run(["sh", "-c", "echo >/var/lib/sdcron/graph/asked/due"])
 
@@ -60,6 +60,7 @@ def test_a_start_that_waits_does_not_begin_once_its_job_is_paused_or_removed(mac
     until(lambda: waiting() == set(), 20, "nothing waits")
     assert machine.run(["sh", "-c", "ls /tmp/ran-*"]).stdout.split() == ["/tmp/ran-goes-on"]
     assert machine.run(["systemctl", "list-units", "--all", "--no-legend", "sdcron-gone*"]).stdout == ""
+    machine.run(["systemctl", "stop", "gate.service"])
 
 
 def test_a_pause_ends_the_series_of_retries_so_that_the_next_failure_has_all_of_its_own(machine: Machine) -> None:
