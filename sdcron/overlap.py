@@ -40,7 +40,8 @@ _ALLOW = (
     'SYSTEMCTL list-jobs --full --no-legend "$unit.service" "$unit@*.service" |',
     'while read -r id name rest; do printf \'%s \' "$name"; done)";',
     # A run for an instant, or with values of its own, is one of them: its number is when (by_hand.py).
-    'for name in $on; do case $name in "$unit"@[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*.service) most=$((most-1));;',
+    'own=" "; for name in $on; do case "$own" in *" $name "*) continue;; esac; own="$own$name ";',
+    'case $name in "$unit"@[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*.service) most=$((most-1));;',
     'esac; done; n=1 slot="$unit.service";',
     'while [ "$n" -le "$most" ]; do case "$on" in *" $slot "*) ;;',
     '*) exec SYSTEMCTL start --quiet --no-block "$slot";; esac; n=$((n+1)); slot="$unit@$n.service"; done;',

@@ -273,7 +273,11 @@ def test_a_tick_of_a_job_that_replaces_restarts_the_service(tmp_path: Path) -> N
         ("sdcron-a@2.service x\nsdcron-a.service x", "1 sdcron-a@3.service start running", None),
         # A run for an instant is one of them.
         ("sdcron-a@1795340191259175.service x", "", "sdcron-a.service"),
-        ("sdcron-a@1795340191259175.service x\nsdcron-a.service x", "", "sdcron-a@2.service"),
+        (
+            "sdcron-a@1795340191259175.service x\nsdcron-a.service x",
+            "1 sdcron-a@1795340191259175.service start running",
+            "sdcron-a@2.service",
+        ),
         ("sdcron-a@1795340191259175.service x\nsdcron-a@2.service x\nsdcron-a.service x", "", None),
     ],
 )
