@@ -41,9 +41,8 @@ _ALLOW = (
     'while read -r id name rest; do printf \'%s \' "$name"; done)";',
     # A run for an instant, or with values of its own, is one of them: its number is when (by_hand.py).
     'own=" "; for name in $on; do case "$own" in *" $name "*) continue;; esac; own="$own$name ";',
-    'case $name in "$unit"@[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]*.service) most=$((most-1));;',
-    'esac; done; n=1 slot="$unit.service";',
-    'while [ "$n" -le "$most" ]; do case "$on" in *" $slot "*) ;;',
+    'case $name in "$unit.service"|"$unit"@[0-9]*.service) most=$((most-1));; esac; done;',
+    'n=1 slot="$unit.service"; while [ "$most" -gt 0 ]; do case "$own" in *" $slot "*) ;;',
     '*) exec SYSTEMCTL start --quiet --no-block "$slot";; esac; n=$((n+1)); slot="$unit@$n.service"; done;',
     'echo "$unit: $2 runs are on already, this one is dropped"',
 )

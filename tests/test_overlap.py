@@ -279,6 +279,10 @@ def test_a_tick_of_a_job_that_replaces_restarts_the_service(tmp_path: Path) -> N
             "sdcron-a@2.service",
         ),
         ("sdcron-a@1795340191259175.service x\nsdcron-a@2.service x\nsdcron-a.service x", "", None),
+        ("sdcron-a@1795340191259175.service x\nsdcron-a@3.service x\nsdcron-a@2.service x", "", None),
+        # More were allowed when these began.
+        ("sdcron-a@7.service x\nsdcron-a@8.service x\nsdcron-a@9.service x", "", None),
+        ("sdcron-a@7.service x\nsdcron-a@9.service x", "", "sdcron-a.service"),
     ],
 )
 def test_a_tick_takes_the_first_service_that_is_free(tmp_path: Path, units: str, jobs: str, slot: str | None) -> None:
