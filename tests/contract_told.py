@@ -80,6 +80,18 @@ def write(world: Any, **files: str) -> None:
     world.computer.write_files({f"{world.directory}/{name}": text for name, text in files.items()})
 
 
+def edit(world: Any, job: str, expression: str) -> tuple[int, str, str]:
+    """Change a job's file by sed(1); a real world's."""
+    found: tuple[int, str, str] = world.edit(job, expression)
+    return found
+
+
+def watch(world: Any, job: str, gate: str) -> tuple[int, str, str]:
+    """What `sdcron status -f` shows on a terminal; the file `gate` is there a moment later. A real world's."""
+    found: tuple[int, str, str] = world.watch(job, gate)
+    return found
+
+
 def a_shell_tells_of_its_progress_and_status_shows_it_while_it_runs(world: World) -> Steps:
     job = sdk(world)
     text = (
@@ -210,9 +222,28 @@ def a_run_knows_how_manieth_attempt_it_is(world: World) -> Steps:
     assert all(run["stdout"].split() == ["1", *by_time] for run in world.seen["asks-often"])
 
 
+def on_a_terminal_the_progress_moves_until_the_run_ends(world: World) -> Steps:
+    job, gate = sdk(world), f"{PLACE}/counts/watched"
+    text = f"{job} progress 13 77; while [ ! -e {gate} ]; do sleep 0.1; done; {job} progress 77 77; sleep 1"
+    world.apply({"watched": {"command": sh(text)}})
+    world.start("watched")
+    yield has_told(world, "watched")
+    code, shown, words = watch(world, "watched", f"{world.directory}/counts/watched")
+    assert code == 0, words
+    # The block of the job comes first; then one line, written anew each time, and nothing is left of it at the end.
+    _, *looks = shown.split("\x1b[K")
+    assert len(looks) >= 4, shown
+    moving, last = [look.rstrip() for look in looks[:-1]], looks[-1]
+    assert all("\n" not in look and len(look) < 60 for look in moving), shown
+    assert moving[0].startswith("[####--------------------] 13/77 17 %"), shown
+    assert any(look == f"[{24 * '#'}] 77/77 100 %" for look in moving), shown
+    assert last.startswith("success, took "), shown
+
+
 CASES = (
     a_shell_tells_of_its_progress_and_status_shows_it_while_it_runs,
     a_function_is_a_job_in_its_own_environment,
     a_run_speaks_of_itself_alone,
     a_run_knows_how_manieth_attempt_it_is,
+    on_a_terminal_the_progress_moves_until_the_run_ends,
 )

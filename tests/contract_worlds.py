@@ -74,6 +74,15 @@ for name in sys.argv[2:]:
     assert ask(Path(sys.argv[1]), {"do": "run", "job": name}), "no engine runs"
 """
 
+#: Runs a command in a terminal of 60 columns, and copies what appears on it.
+_TERMINAL = """
+import fcntl, os, pty, struct, sys, termios
+def read(terminal):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    return os.read(terminal, 65536)
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))
+"""
+
 
 class RealWorld:
     """What the two kinds of real worlds have in common."""
@@ -140,10 +149,23 @@ class RealWorld:
         self.carry_out()
         return self._sdcron(*arguments)
 
-    def _sdcron(self, *arguments: str) -> tuple[int, str, str]:
-        done = self.computer.run(
-            [self._python, "-m", "sdcron", arguments[0], *self._options, *arguments[1:]], timeout=90, status=None
-        )
+    def edit(self, job: str, expression: str) -> tuple[int, str, str]:
+        """Change a job's file as a person does whose editor is sed(1)."""
+        self.carry_out()
+        return self._sdcron("edit", "--yes", job, editor=f"sed -i {expression}")
+
+    def watch(self, job: str, gate: str) -> tuple[int, str, str]:
+        """What `sdcron status -f` shows on a terminal, which has the file `gate` after three seconds."""
+        self.carry_out()
+        command = [self._python, "-m", "sdcron", "status", *self._options, job, "--follow"]
+        terminal = [self._python, "-c", _TERMINAL, *command]
+        script = f'(sleep 3; >"{gate}") & exec "$@"'
+        done = self.computer.run(["env", "NO_COLOR=1", "sh", "-c", script, "-", *terminal], timeout=90, status=None)
+        return done.returncode, done.stdout, done.stderr
+
+    def _sdcron(self, *arguments: str, editor: str = "false") -> tuple[int, str, str]:
+        command = [self._python, "-m", "sdcron", arguments[0], *self._options, *arguments[1:]]
+        done = self.computer.run(["env", f"EDITOR={editor}", *command], timeout=90, status=None)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

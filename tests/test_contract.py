@@ -300,6 +300,33 @@ def a_pause_of_all_lasts_over_a_restart_and_what_fell_due_meanwhile_is_not_made_
     assert world.seen.keys().isdisjoint({"all-at-boot"}), "a resume is no boot"
 
 
+@contract(fake=NO_COMMANDS, alone=True)
+def an_edit_is_of_the_runs_to_come_and_what_is_on_goes_on(world: World) -> Steps:
+    waits = f"while [ ! -e {PLACE}/counts/edited ]; do sleep 0.1; done"
+    world.apply({"edited": {"command": sh(f"echo first >&2; {waits}; echo the-old-text")}})
+    world.start("edited")
+    yield Wait("it runs", lambda: contract_told.status_of(world, "edited")["state"] == "running")
+    code, out, words = contract_told.edit(world, "edited", "s/the-old-text/the-new-text/")
+    assert code == 0, words
+    assert "change edited" in out + words
+    contract_told.write(world, **{"counts/edited": ""})
+    yield runs(world, "edited", 1)
+    world.start("edited")
+    yield runs(world, "edited", 2)
+    assert [(run["outcome"], run["stdout"]) for run in world.seen["edited"]] == [
+        ("success", "the-old-text\n"),
+        ("success", "the-new-text\n"),
+    ]
+    digests = {run["job_digest"] for run in world.seen["edited"]}
+    assert len(digests) == 2
+    # What is wrong changes nothing.
+    code, _, words = contract_told.edit(world, "edited", "/the-new-text/s/command/comand/")
+    assert (code, "unknown key 'comand'" in words) == (3, True), words
+    code, _, words = contract_told.edit(world, "edited", "s/no-such-text/word/")
+    assert (code, words.splitlines()[-1].endswith("is as it was")) == (0, True), words
+    assert world.sdcron("plan", f"{world.directory}/jobs")[0] == 0
+
+
 # Downtime
 
 
