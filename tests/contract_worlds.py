@@ -76,11 +76,15 @@ for name in sys.argv[2:]:
 
 #: Runs a command in a terminal of 60 columns, and copies what appears on it.
 _TERMINAL = """
-import fcntl, os, pty, struct, sys, termios
-def read(terminal):
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    return os.read(terminal, 65536)
-sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))
+import contextlib, fcntl, os, pty, struct, sys, termios
+pid, terminal = pty.fork()
+if not pid:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    os.execvp(sys.argv[1], sys.argv[1:])
+with contextlib.suppress(OSError):  # EIO: it is over
+    while text := os.read(terminal, 65536):
+        os.write(1, text)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
