@@ -7,13 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sdcron.errors import BackendError
+from sdcron.run_queries import NotAReaderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAITS, WAITS_ALREADY, PENDING = "waits", "waits already", "pending"
+WAITS, WAITS_ALREADY, PENDING, UNSEEN = "waits", "waits already", "pending", "unseen"
 """What there is in place of a run id: one begins when the run that is on is over, and one did so before; or when what
-it comes after is there, as a network."""
+it comes after is there, as a network; or it is over, and whoever asked may start jobs and not see their records."""
 POLL_SECONDS = 0.02
 SLACK = timedelta(milliseconds=50)
 """How much earlier than it was asked for a run may be on record, clocks being read by several."""
@@ -23,11 +24,17 @@ _START_SECONDS = 15.0
 def id_of(job: str, find: Callable[[], str | None], is_to_come: Callable[[], bool], *, begun: bool) -> str:
     """The id that `find` gives, as soon as it does; it is not waited for any longer once nothing `is_to_come`.
 
-    What takes long is PENDING, unless the run is to have `begun`. Raises BackendError when nothing tells of it.
+    What takes long is PENDING, and what may not be seen UNSEEN, unless the run is to have `begun`. Raises BackendError
+    when nothing tells of it.
     """
     asked = deadline = time.monotonic()
     while True:
-        found = find()
+        try:
+            found = find()
+        except NotAReaderError:
+            if begun:
+                raise
+            return UNSEEN
         if found:
             return found
         now = time.monotonic()

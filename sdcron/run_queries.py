@@ -47,6 +47,10 @@ _Told = tuple[str | None, str | None]
 _AGO = re.compile(r"(?:\d+(?:ms|[wdhms]))+")
 
 
+class NotAReaderError(BackendError):
+    """Records of runs that whoever asks may not read."""
+
+
 def catch_up(place: Place) -> tuple[str, ...]:
     """Have everything that has ended until now put on record; returns what kept it from that, a line each."""
     if place.local:
@@ -214,7 +218,7 @@ def open_store(place: Place) -> Iterator[Store | None]:
             yield None
             return
         except PermissionError as error:
-            raise BackendError(f"no permission to read {path}", BECOME_READER) from error
+            raise NotAReaderError(f"no permission to read {path}", BECOME_READER) from error
         store = Store.read(path)
         try:
             yield store

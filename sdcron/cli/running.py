@@ -91,12 +91,14 @@ def run(
 def _tell(job: str, run_id: str, command: Sequence[str], *, json: bool) -> None:
     """Which run has begun, or that it waits."""
     from sdcron import render
-    from sdcron.beginnings import PENDING, WAITS, WAITS_ALREADY
+    from sdcron.beginnings import PENDING, UNSEEN, WAITS, WAITS_ALREADY
 
-    if run_id in (WAITS, WAITS_ALREADY, PENDING):
+    if run_id in (WAITS, WAITS_ALREADY, PENDING, UNSEEN):
         words = f"a run of {job} {run_id} for the end of the one that is on"
         if run_id == PENDING:
             words = f"a run of {job} begins once what it waits for is there: systemctl list-jobs"
+        if run_id == UNSEEN:
+            words = f"{job} was started, and is over; how it ended is for root and the journal's readers to see"
         render.as_json({"run_id": None}) if json else render.line(words)
     elif json:
         render.as_json({"run_id": run_id})

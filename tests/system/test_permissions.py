@@ -105,3 +105,12 @@ def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine:
     assert machine.sdcron("stop", "--kill", "long", user="tester").stdout == "long is killed\n"
     message, _ = told(machine, "run", "other")
     assert message.startswith("no permission to start the machine's jobs: ")
+    # Who may start it may not see how it ends, and is told so.
+    machine.run(["gpasswd", "--delete", "tester", "systemd-journal"])
+    count = len(json.loads(machine.sdcron("history", "short", "--json").stdout))
+    assert machine.sdcron("run", "short", user="tester").stdout in (
+        "short was started, and is over; how it ended is for root and the journal's readers to see\n",
+        f"{json.loads(machine.sdcron('history', 'short', '--json').stdout)[0]['run_id']}\n",
+    )
+    assert told(machine, "run", "short", "--wait")[1] == BECOME_READER
+    assert len(json.loads(machine.sdcron("history", "short", "--json").stdout)) == count + 2
