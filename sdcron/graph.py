@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from sdcron.job import Job
 
+_MOST_CIRCLES = 20
 _MOST_NAMES = 12
 """How many names of a circle one line shows."""
 
@@ -56,19 +57,30 @@ def graph_of(jobs: Sequence[Job]) -> Graph:
     return Graph(tuple(sorted(names)), edges, tuple(sorted({edge.upstream for edge in edges} - names)))
 
 
-def circle_of(edges: Iterable[Edge]) -> tuple[str, ...]:
-    """Jobs that wait for each other, in the order in which they would run, from the first by name; empty for none."""
+def circles_of(edges: Iterable[Edge]) -> tuple[tuple[str, ...], ...]:
+    """Jobs that wait for each other: circles that have no job in common, sorted; empty for none.
+
+    Each is in the order in which its jobs would run, from the first by name. Of very many not all are told.
+    """
     upstream: dict[str, list[str]] = {}
     for edge in edges:
         upstream.setdefault(edge.downstream, []).append(edge.upstream)
-    try:
-        TopologicalSorter(upstream).prepare()
-    except CycleError as error:
-        # Its first is its last, too (graphlib.CycleError).
-        circle: list[str] = error.args[1][:-1]
-        first = circle.index(min(circle))
-        return (*circle[first:], *circle[:first])
-    return ()
+    found: list[tuple[str, ...]] = []
+    while len(found) < _MOST_CIRCLES:
+        try:
+            TopologicalSorter(upstream).prepare()
+        except CycleError as error:
+            # Its first is its last, too (graphlib.CycleError).
+            circle: list[str] = error.args[1][:-1]
+            first = circle.index(min(circle))
+            found.append((*circle[first:], *circle[:first]))
+            known = frozenset(circle)
+            upstream = {name: [each for each in names if each not in known] for name, names in upstream.items()}
+            for name in circle:
+                upstream.pop(name)
+        else:
+            break
+    return tuple(sorted(found))
 
 
 def described(circle: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdcron.errors import JobFileError, Problem, UsageError
-from sdcron.graph import circle_found, circle_of, edges_of, endless
+from sdcron.graph import circle_found, circles_of, edges_of, endless
 from sdcron.hosts import belongs, may_meet
 from sdcron.job import Overlap, Source
 from sdcron.jobfile import locate_key, read_file
@@ -175,15 +175,15 @@ def _is_job_file(name: str) -> bool:
 
 
 def _circles(jobs: Sequence[Job]) -> list[Problem]:
-    """A problem for jobs that wait for each other."""
+    """A problem for each circle of jobs that wait for each other."""
     edges = edges_of(jobs)
-    circle = circle_of(edges)
-    if not circle:
+    circles = circles_of(edges)
+    if not circles:
         return []
     keys = {(edge.upstream, edge.downstream): edge.key for edge in reversed(edges)}
-    key = keys[circle[-1], circle[0]]
-    first = next(job for job in jobs if job.name == circle[0])
-    return [_problem_at(first, key, *circle_found(circle, key))]
+    named = {job.name: job for job in jobs}
+    closed = ((circle, keys[circle[-1], circle[0]]) for circle in circles)
+    return [_problem_at(named[circle[0]], key, *circle_found(circle, key)) for circle, key in closed]
 
 
 def _parallel(jobs: Sequence[Job]) -> list[Problem]:

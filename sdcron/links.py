@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdcron import drop_ins
 from sdcron.errors import Problem
-from sdcron.graph import Edge, circle_found, circle_of, endless
+from sdcron.graph import Edge, circle_found, circles_of, endless
 from sdcron.installed import read_one
 from sdcron.job import Overlap
 from sdcron.jobfile import locate_key
@@ -90,8 +90,7 @@ def link_problems(
             what, hint = f"the job '{edge.upstream}' goes with this", f"take it out of '{edge.key}', or keep that job"
         file = files.get(edge.downstream) or source_of(edge.downstream)
         problems.append(_problem(file, edge, f"'{edge.key}' of job {edge.downstream}: {what}", hint))
-    circle = circle_of((*ours, *left)) if left and ours and not problems else ()
-    if circle:
+    for circle in circles_of((*ours, *left)) if left and ours and not problems else ():
         edge = next(edge for edge in (*ours, *left) if (edge.upstream, edge.downstream) == (circle[-1], circle[0]))
         file = files.get(edge.downstream) or source_of(edge.downstream)
         problems.append(_problem(file, edge, *circle_found(circle, edge.key)))

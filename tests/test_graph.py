@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sdcron.cli import run
 from sdcron.drawing import svg_of
 from sdcron.errors import JobFileError, SdcronError
-from sdcron.graph import Edge, as_dot, as_text, circle_of, described, graph_of
+from sdcron.graph import Edge, as_dot, as_text, circles_of, described, graph_of
 from sdcron.jobfile import Context, parse_text
 from sdcron.jobset import read_paths
 
@@ -96,16 +96,20 @@ def test_a_long_chain_is_drawn_too() -> None:
 
 @given(st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20))
 def test_a_circle_is_found_exactly_where_there_is_one_and_is_one(pairs: set[tuple[int, int]]) -> None:
-    circle = circle_of(Edge(str(one), str(other), "after") for one, other in pairs)
+    circles = circles_of(Edge(str(one), str(other), "after") for one, other in pairs)
     # By hand: who can be reached from itself?
     reached = {(str(one), str(other)) for one, other in pairs}
     for _ in range(8):
         reached |= {(a, d) for a, b in reached for c, d in reached if b == c}
-    assert bool(circle) == any(a == b for a, b in reached)
-    if circle:
+    assert bool(circles) == any(a == b for a, b in reached)
+    for circle in circles:
         steps = zip(circle, (*circle[1:], circle[0]), strict=True)
         assert all((int(one), int(other)) in pairs for one, other in steps)
         assert circle[0] == min(circle)
+    # Without the jobs of these there is none left.
+    told = [name for circle in circles for name in circle]
+    assert len(told) == len(set(told))
+    assert circles_of(Edge(str(a), str(b), "after") for a, b in pairs if {str(a), str(b)}.isdisjoint(told)) == ()
 
 
 def test_jobs_in_a_circle_are_refused_with_the_way_around(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,6 +121,15 @@ def test_jobs_in_a_circle_are_refused_with_the_way_around(tmp_path: Path, capsys
         told = capsys.readouterr().err
         assert "dump.yaml:2:1: jobs wait for each other: dump -> load -> report -> dump" in told, told
         assert "take 'report' out of 'after' here" in told
+
+
+def test_every_circle_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {"a": "b", "b": "a", "c": "d", "d": "c", "e": "e2", "e2": "a"}
+    for name, before in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(f"command: x\nafter: {before}\n")
+    assert run(["validate", str(tmp_path)]) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if "wait for each other" in line]
+    assert [line.rpartition(": ")[2] for line in told] == ["a -> b -> a", "c -> d -> c"]
 
 
 def test_of_a_long_circle_begin_and_end_are_told() -> None:
