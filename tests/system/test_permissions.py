@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdcron.run_queries import BECOME_READER
-from tests.machine import until
+from tests.machine import CHECKOUT_INSIDE, until
 from tests.system.jobs import JOBS, apply
 
 if TYPE_CHECKING:
@@ -114,3 +114,22 @@ def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine:
     )
     assert told(machine, "run", "short", "--wait")[1] == BECOME_READER
     assert len(json.loads(machine.sdcron("history", "short", "--json").stdout)) == count + 2
+
+
+def test_of_an_engine_users_see_its_jobs_and_acting_takes_its_user(machine: Machine) -> None:
+    here = ["--backend", "local", "--root", "/srv/engine"]
+    machine.write("/srv/engine-jobs/often.yaml", "command: [/bin/sleep, '600']\n")
+    machine.sdcron("apply", *here, "/srv/engine-jobs")
+    unit = ["systemd-run", "--quiet", "--collect", "--unit=engine", f"--setenv=PYTHONPATH={CHECKOUT_INSIDE}"]
+    machine.run([*unit, "python3", "-m", "sdcron", "engine", "--root", "/srv/engine"])
+    until(lambda: machine.exists("/srv/engine/run/sdcron/engine/control"), 20, "it answers")
+    assert "often" in machine.sdcron("list", *here, user="tester").stdout
+    for command in (["run", "often"], ["stop", "often"], ["stop", "--all"], ["pause", "often"], ["suspend"]):
+        message, hint = told(machine, command[0], *here, *command[1:])
+        assert message.startswith("no permission to "), message
+        assert "root" in hint, hint
+    run_id = machine.sdcron("run", *here, "often").stdout.strip()
+    message, _ = told(machine, "stop", *here, run_id)
+    assert message.startswith("no permission to "), message
+    machine.sdcron("stop", *here, run_id)
+    machine.run(["sh", "-c", "systemctl stop engine.service; rm -rf /srv/engine /srv/engine-jobs"])
