@@ -116,15 +116,14 @@ def test_polkit_lets_a_user_start_and_stop_the_jobs_that_its_rule_names(machine:
     assert len(json.loads(machine.sdcron("history", "short", "--json").stdout)) == count + 2
 
 
-def test_of_an_engine_users_see_its_jobs_and_acting_takes_its_user(machine: Machine) -> None:
+def test_an_engine_is_for_root_and_the_user_that_it_runs_as(machine: Machine) -> None:
     here = ["--backend", "local", "--root", "/srv/engine"]
     machine.write("/srv/engine-jobs/often.yaml", "command: [/bin/sleep, '600']\n")
     machine.sdcron("apply", *here, "/srv/engine-jobs")
     unit = ["systemd-run", "--quiet", "--collect", "--unit=engine", f"--setenv=PYTHONPATH={CHECKOUT_INSIDE}"]
     machine.run([*unit, "python3", "-m", "sdcron", "engine", "--root", "/srv/engine"])
     until(lambda: machine.exists("/srv/engine/run/sdcron/engine/control"), 20, "it answers")
-    assert "often" in machine.sdcron("list", *here, user="tester").stdout
-    for command in (["run", "often"], ["stop", "often"], ["stop", "--all"], ["pause", "often"], ["suspend"]):
+    for command in (["list"], ["status"], ["run", "often"], ["stop", "often"], ["stop", "--all"], ["pause", "often"], ["suspend"]):
         message, hint = told(machine, command[0], *here, *command[1:])
         assert message.startswith("no permission to "), message
         assert "root" in hint, hint
