@@ -34,7 +34,9 @@ def id_of(job: str, find: Callable[[], str | None], is_to_come: Callable[[], boo
         except NotAReaderError:
             if begun:
                 raise
-            return UNSEEN
+            if not is_to_come():
+                return UNSEEN
+            found = None
         if found:
             return found
         now = time.monotonic()

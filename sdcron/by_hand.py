@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,12 +66,15 @@ def write_unit(paths: Paths, job: InstalledJob, asked: Asked, drop_ins: Sequence
     while (path := directory / slot_name(job.name, number)).exists():
         number += 1
     zone = job.timezone or (local_timezone(paths.root) if asked.for_us is not None else "UTC")
-    text = unit_text(job, asked, zone, paths.scope, paths.on_machine(path), alone=alone)
     # systemctl edit, and set-property: what an administrator wants of the job holds for each of its runs. What is for
     # all services, or all jobs, holds for this one too.
     own = f"{service_name(job.name)}.d"
-    added = [each for each in map(Path, drop_ins) if each.parent.name == own and not is_own(each.name)]
-    Files().write(path, "\n".join([text, *(each.read_text(encoding="utf-8", errors="replace") for each in added)]))
+    added = []
+    for each in map(Path, drop_ins):
+        with suppress(FileNotFoundError):  # systemd has not been told that it is gone
+            if each.parent.name == own and not is_own(each.name):
+                added.append(each.read_text(encoding="utf-8", errors="replace"))
+    Files().write(path, unit_text(job, asked, zone, paths.scope, paths.on_machine(path), added, alone=alone))
     return path.name
 
 
@@ -83,28 +87,34 @@ def remove_leftovers(paths: Paths, is_loaded: Callable[[str], bool]) -> None:
             path.unlink(missing_ok=True)
 
 
-def unit_text(job: InstalledJob, asked: Asked, zone: str, scope: Scope, path: str, *, alone: bool) -> str:
-    """The text of the unit of one run, whose file is `path`; an instant is in `zone`."""
+def unit_text(
+    job: InstalledJob, asked: Asked, zone: str, scope: Scope, path: str, added: Sequence[str] = (), *, alone: bool
+) -> str:
+    """The text of the unit of one run, whose file is `path`; an instant is in `zone`.
+
+    What is `added` to the job's service comes before what is this run's own, which nothing may take away.
+    """
     service = service_name(job.name)
     unit, _, rest = job.units[service].partition("\n[Service]\n")
     own, _, _ = rest.partition("\n[X-Sdcron]\n")
     values = [(variable(name), value) for name, value in asked.values]
     lines = [line for line in own.split("\n") if not _NOT_OF_ONE_RUN.fullmatch(line)]
-    lines += [
-        f"Environment={escape(f'{name}={value}', Spot.WORD)}"
-        for name, value in (*values, *asked_variables(asked, zone))
-    ]
     if not any(line.startswith("Slice=") for line in lines):
         lines.append(home(scope))
-    if alone:
-        script = " ".join(_ALONE).replace("SYSTEMCTL", systemctl_of_a_run(scope))
-        lines.append(f"ExecCondition=+/bin/sh -c {escape(script, Spot.ARGUMENT)} sdcron-run {service}")
-    lines.append(f"ExecStopPost=-+/bin/rm -f {escape(path, Spot.ARGUMENT)}")
     head = [line for line in unit.split("\n") if not _NOT_OF_ONE_RUN.fullmatch(line)]
     # Of a job that queues, what waits is the unit that is ordered after its runs (overlap.py).
     before = [service, *[queued_name(job.name)] * (job.overlap is Overlap.QUEUE)]
     head += [f"Before={' '.join(before)}"] * alone + ["CollectMode=inactive-or-failed"]
-    return "\n".join([*head, "", "[Service]", *lines]) + "\n"
+    base = "\n".join([*head, "", "[Service]", *lines]) + "\n"
+    lines = [
+        f"Environment={escape(f'{name}={value}', Spot.WORD)}"
+        for name, value in (*values, *asked_variables(asked, zone))
+    ]
+    if alone:
+        script = " ".join(_ALONE).replace("SYSTEMCTL", systemctl_of_a_run(scope))
+        lines.append(f"ExecCondition=+/bin/sh -c {escape(script, Spot.ARGUMENT)} sdcron-run {service}")
+    lines.append(f"ExecStopPost=-+/bin/rm -f {escape(path, Spot.ARGUMENT)}")
+    return "\n".join([base, *added, "\n".join(["[Service]", *lines]) + "\n"])
 
 
 def announce(fields: Mapping[str, str]) -> None:

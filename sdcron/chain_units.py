@@ -5,8 +5,8 @@ end of each run of X that drop-in leaves tokens in D's directory below `graph` i
 
     X.end   X has ended since D was started by its chain last: `ok`, or `bad` for any end that is no success
     X.ok    X has succeeded since D's own last success (`needs`)
-    X.told  the run of X that was heard of last
-    X.start the start of X that was looked at last
+    X.told  the run of X that was heard of last, or when a condition kept it from a start
+    X.start when the start of X was that was looked at last
     due     the chain has asked for a start of D; in it, those whose end was bad
     lock    held while tokens change; D has tokens as long as this is there
 
@@ -86,30 +86,42 @@ _SKIPS = (
 _START = (
     'if [ -e "$paused/$d" ] || [ -e "$paused/.all" ]; then start=; fi;',
     'if [ -n "$start" ]; then echo "$bad" >"$dir/due"; sync "$dir/due" "$dir"; fi;',
-    'for y; do rm -f "$dir/$y.end"; done; sync "$dir";',
-    '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"',
+    'for y; do rm -f "$dir/$y.end"; done;',
+    '[ -z "$start" ] || SYSTEMCTL start --quiet --no-block "sdcron-$d@after.service"; sync "$dir"',
 )
 # X's start is over, whatever came of it. systemd looks at the conditions of each start: where it has not, the start
-# came to nothing, for want of what it requires. A condition that does not hold leaves the unit inactive, and its time
-# tells whether it was heard of. What else has not told could not: it was not set up, or its stop_timeout was too short.
-# A retry tells for itself.
+# came to nothing, for want of what it requires, or given up by somebody. A condition that does not hold leaves the unit
+# inactive, and its time tells whether it was heard of. What else has not told could not: it was not set up, or its
+# stop_timeout was too short. What is retried is no end, nor is what a pause has given up.
 _SKIPPED = (
-    "dir=$1 d=$2 paused=$3 x=$4; shift 4; exec 2>/dev/null; umask 022;",
-    'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionTimestampMonotonic,InactiveExitTimestampMonotonic',
-    "--property=InvocationID,OnFailure,Result \"sdcron-$x.service\" | tr '\\n' ';')\"; get ActiveState; };",
+    "dir=$1 d=$2 paused=$3 x=$4 own=$5 retry=$6; shift 6; exec 2>/dev/null; umask 022;",
+    'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID',
+    '--property=InactiveExitTimestampMonotonic,OnFailure,Result "sdcron-$x.service" |',
+    "tr '\\n' ';')\"; get ActiveState; };",
     'get() { is=${all#*";$1="}; is=${is%%;*}; };',
-    'while look; [ "$is" = deactivating ]; do sleep 0.1; done; case $is in inactive|failed) ;; *) exit 0;; esac;',
-    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1;',
-    "get ConditionTimestampMonotonic; start=$is before= told= retried=;",
-    'read -r before <"$dir/$x.start"; echo "$start" >"$dir/$x.start"; read -r told <"$dir/$x.told";',
-    'if ! [ -e "$paused/$x" ] && ! [ -e "$paused/.all" ]; then get OnFailure;',
-    'case " $is " in *" sdcron-$x@retry.service "*) retried=yes;; esac; fi; id=$told;',
-    'if [ "$start" = 0 ] || [ "$start" = "$before" ]; then [ -n "$retried" ] || id=nothing;',
-    'else get InactiveExitTimestampMonotonic; if [ "$start" -gt "$is" ]; then id=$start; else get Result;',
-    'if [ "$is" = success ] || [ -z "$retried" ]; then get InvocationID; id=$is; fi; fi; fi;',
-    'if [ "$id" = nothing ] || [ "$id" != "$told" ]; then',
-    'echo bad >"$dir/$x.end"; echo "$id" >"$dir/$x.told"; sync "$dir/$x.end" "$dir"; fi;',
+    'began() { SYSTEMCTL show --value --property=InactiveExitTimestampMonotonic "$1"; };',
+    "is_over() { case $is in inactive|failed) ;; activating) sleep 1; exit AGAIN;; *) exit 0;; esac; };",
+    'is_paused() { [ -e "$paused/$x" ] || [ -e "$paused/.all" ]; };',
+    'is_retried() { get OnFailure; case " $is " in *" sdcron-$x@retry.service "*) ! is_paused;; *) return 1;; esac; };',
+    # Its handler is about to see to it, or has done so right now.
+    'is_seen_to() { [ -e "$retry" ] || [ -n "$(SYSTEMCTL list-jobs --no-legend "sdcron-$x@retry.service")" ] ||',
+    '[ $(($(began "$own") - $(began "sdcron-$x@retry.service"))) -lt 10000000 ]; };',
+    'while look; [ "$is" = deactivating ]; do sleep 0.1; done; is_over;',
+    '[ -e "$dir/lock" ] || exit 0; exec 9<"$dir/lock"; flock 9 || exit 1; look; is_over;',
+    "get ConditionTimestampMonotonic; tried=$is before= told= id= ended=;",
+    # Another start of X that began meanwhile asked for this one, which was on and so does not come again by itself.
+    'trap \'look; get ConditionTimestampMonotonic; [ "$is" = "$tried" ] || exit AGAIN\' EXIT;',
+    'read -r before <"$dir/$x.start"; echo "$tried" >"$dir/$x.start"; read -r told <"$dir/$x.told";',
+    'if [ "$tried" = 0 ] || [ "$tried" = "$before" ]; then',
+    "is_paused || { is_retried && is_seen_to; } || ended=yes;",
+    "else get InactiveExitTimestampMonotonic; exit=$is; get ConditionResult;",
+    'if [ "$is" = no ] && [ "$tried" -gt "$exit" ]; then id=$tried; else get Result;',
+    'if [ "$is" = success ] || ! is_retried; then get InvocationID; id=$is; fi; fi; fi;',
+    'if [ -n "$id" ] && [ "$id" != "$told" ]; then ended=yes; echo "$id" >"$dir/$x.told"; fi;',
+    'if [ -n "$ended" ]; then echo bad >"$dir/$x.end"; sync "$dir/$x.end" "$dir"; fi;',
 )
+_AGAIN = "75"
+_LOOK_AGAIN = ('[ "$EXIT_STATUS" != AGAIN ] || exec SYSTEMCTL start --quiet --no-block "$1"',)
 # A start that was asked for some time ago may have waited, as for a network or a run for an instant. Of a job with
 # conditions, which are looked at before this, it more likely came to nothing: one of them did not hold.
 _GATE = (
@@ -135,6 +147,11 @@ def after_handler_name(job_name: str) -> str:
 def skipped_handler_names(job_name: str, count: int) -> list[str]:
     """The services that look for those of them that ended without a word: one for each."""
     return [f"sdcron-{job_name}@skipped{f'-{number}' if number > 1 else ''}.service" for number in range(1, count + 1)]
+
+
+def is_looking(unit: str, job_name: str) -> bool:
+    """Whether a unit is one of these."""
+    return unit.startswith(f"sdcron-{job_name}@skipped") and unit.endswith(".service")
 
 
 def graph_dir(state_dir: str, job_name: str) -> str:
@@ -202,7 +219,7 @@ def chain_units(
     if after:
         found.append((after_handler_name(job.name), _after_handler(job, scope, state_dir, header, ownership)))
     looking = dict(zip(after, skipped_handler_names(job.name, len(after)), strict=True))
-    found += [(name, _skipped_handler(job, x, scope, state_dir, header, ownership)) for x, name in looking.items()]
+    found += [(own, _skipped_handler(job, x, own, scope, state_dir, header, ownership)) for x, own in looking.items()]
     paused = marks(f"{state_dir}/paused", job.name)[0].rpartition("/")[0]
     for name, upstream in drop_ins_of(job.name, after, job.needs).items():
         kind = "both" if upstream in after and upstream in job.needs else "after" if upstream in after else "needs"
@@ -246,9 +263,20 @@ def _after_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str]
 
 
 def _skipped_handler(
-    job: Job, upstream: str, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]
+    job: Job, upstream: str, own: str, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]
 ) -> str:
-    order = f"After=sdcron-{upstream}.service"
-    words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", upstream, *job.after)
-    command = _shell((*_SKIPPED, *_look(job)), scope, "sdcron-skipped", *words)
-    return _handler(job, scope, f"Look at what {upstream} came to", [*header, order], command, ownership)
+    words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", upstream, own)
+    script = tuple(part.replace("AGAIN", _AGAIN) for part in (*_SKIPPED, *_look(job)))
+    names = " ".join([f"%t/sdcron/retry/{upstream}", *job.after])
+    again = tuple(part.replace("AGAIN", _AGAIN) for part in _LOOK_AGAIN)
+    service = [
+        f"ExecStart={_shell(script, scope, 'sdcron-skipped', *words)} {names}",
+        f"SuccessExitStatus={_AGAIN}",
+        # Its own start is not over before that, and another one would be the same.
+        f"ExecStopPost=-{_shell(again, scope, 'sdcron-skipped', own)}",
+    ]
+    unit, what = (
+        [*header, f"After=sdcron-{upstream}.service"],
+        f"Look at what {upstream} came to of sdcron job {job.name}",
+    )
+    return handler_text(job.name, scope, what, unit=unit, service=service, own=ownership)

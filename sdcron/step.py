@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from sdcron.chain_units import DUE, after_handler_name, token_changes
+from sdcron.chain_units import DUE, after_handler_name, is_looking, token_changes
 from sdcron.drop_ins import unit_of
 from sdcron.overlap import queued_name, slot_of, tick_name
 from sdcron.plan import Action
@@ -90,6 +90,12 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
                 asking = (after_handler_name(change.name), tick_name(change.name), queued_name(change.name))
                 step.stop += [name for name in asking if name in before and name in scene.loaded]
                 step.cancel += [name for name in before if slot_of(name)[0] and name in scene.loaded]
+            # One that waits would begin with another job to look at.
+            step.stop += [
+                name
+                for name in sorted(scene.loaded)
+                if is_looking(name, change.name) and before.get(name) != after.get(name)
+            ]
             # What is new may be in memory too: a job removed while it ran, and back now.
             step.forget += sorted({unit_of(name) for name in {*before, *after}} & scene.loaded)
         step.start += start

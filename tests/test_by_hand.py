@@ -38,10 +38,10 @@ def job(**fields: object) -> Job:
 
 
 def section(text: str, name: str) -> list[str]:
-    """The lines of a section."""
-    found = re.search(rf"(?ms)^\[{name}\]\n(.*?)(?=^\[|\Z)", text)
+    """The lines of a section, of which there may be several."""
+    found = re.findall(rf"(?ms)^\[{name}\]\n(.*?)(?=^\[|\Z)", text)
     assert found
-    return [line for line in found[1].splitlines() if line]
+    return [line for part in found for line in part.splitlines() if line]
 
 
 def test_a_single_run_is_the_jobs_own_service_with_what_was_asked_for() -> None:
@@ -51,11 +51,10 @@ def test_a_single_run_is_the_jobs_own_service_with_what_was_asked_for() -> None:
     after = section(text, "Service")
     assert after[: len(before)] == before
     assert after[len(before) : -2] == [
-        r'Environment="SDCRON_PARAM_TO=b \"c\" %%i $x"',
-        after[len(before) + 1],
         "Slice=system.slice",
+        r'Environment="SDCRON_PARAM_TO=b \"c\" %%i $x"',
+        "Environment=SDCRON_FOR=2026-01-01T00:00:00+00:00",
     ]
-    assert after[len(before) + 1] == "Environment=SDCRON_FOR=2026-01-01T00:00:00+00:00"
     assert after[-2].startswith("ExecCondition=+/bin/sh -c ")
     assert after[-1] == f"ExecStopPost=-+/bin/rm -f {PATH}"
     assert section(text, "Unit")[-2:] == ["Before=sdcron-x.service", "CollectMode=inactive-or-failed"]
@@ -82,7 +81,7 @@ def test_what_an_administrator_added_to_the_service_holds_for_a_single_run_too(t
     added = {
         # Of every service, and so of this one: it is not read twice.
         "service.d/10-all.conf": "[Service]\nNice=1\n",
-        "sdcron-x.service.d/override.conf": "[Service]\nNice=7\nEnvironmentFile=\n",
+        "sdcron-x.service.d/override.conf": "[Service]\nNice=7\nEnvironment=\nExecStopPost=\n",
         "sdcron-x.service.d/sdcron-other.conf": "[Service]\nExecStopPost=/bin/false\n",
         "sdcron-x.service.d/latin.conf": "[Unit]\n# caf\xe9\nDocumentation=man:x\n",
     }
@@ -90,11 +89,16 @@ def test_what_an_administrator_added_to_the_service_holds_for_a_single_run_too(t
         path = tmp_path / "etc/systemd/system" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("latin-1"))
-    files = [str(tmp_path / "etc/systemd/system" / name) for name in added]
+    # The last is one that somebody has removed, and systemd has in memory.
+    files = [str(tmp_path / "etc/systemd/system" / name) for name in (*added, "sdcron-x.service.d/gone.conf")]
     name = write_unit(paths, replace(installed(job()), timezone="UTC"), Asked("", NEW_YEAR), files, alone=False)
     text = (unit_directory(paths) / name).read_text()
+    # What is this run's own comes last: it is not taken away.
     assert text.endswith(
-        "\n[Service]\nNice=7\nEnvironmentFile=\n\n[Unit]\n# caf\N{REPLACEMENT CHARACTER}\nDocumentation=man:x\n"
+        "\n[Service]\nNice=7\nEnvironment=\nExecStopPost=\n"
+        "\n[Unit]\n# caf\N{REPLACEMENT CHARACTER}\nDocumentation=man:x\n"
+        "\n[Service]\nEnvironment=SDCRON_FOR=2026-01-01T00:00:00+00:00\n"
+        f"ExecStopPost=-+/bin/rm -f /run/systemd/system/{name}\n"
     )
     assert ("Nice=1" in text, "/bin/false" in text) == (False, False)
 

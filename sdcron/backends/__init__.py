@@ -97,7 +97,7 @@ class Backend(Observer, Protocol):
         """Stop units and wait until each is inactive; with `kill` by SIGKILL at once."""
 
     def cancel(self, names: Collection[str]) -> None:
-        """Give up the starts of these units that wait for something; what runs goes on."""
+        """Give up the starts of these units that wait for something; what runs, and is not being ended, goes on."""
 
     def drop_ins(self, name: str) -> Sequence[str]:
         """The files that add to the one of a unit, in the order in which the manager reads them."""

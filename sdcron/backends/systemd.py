@@ -273,8 +273,13 @@ class SystemdBackend:
     def cancel(self, names: Collection[str]) -> None:
         """See Backend."""
         for number, unit, kind, state, *_ in self._manager("ListJobs", "", []) or []:
-            if (_decode(kind), _decode(state)) == ("start", "waiting") and _decode(unit) in names:
-                with suppress(BackendError):  # it is none any more
+            if _decode(unit) not in names:
+                continue
+            with suppress(BackendError):  # it is none any more
+                if _decode(kind) == "restart":
+                    # The run that was on is being ended; the next one is not to begin then.
+                    self._manager("StopUnit", "ss", [_decode(unit).encode(), b"replace"])
+                elif (_decode(kind), _decode(state)) == ("start", "waiting"):
                     self._manager("CancelJob", "u", [number])
 
     def drop_ins(self, name: str) -> Sequence[str]:

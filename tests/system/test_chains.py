@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.machine import until
-from tests.system.jobs import JOBS, apply, start, yaml
+from tests.system.jobs import JOBS, apply, start, states, yaml
 from tests.system.records import shell
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine
         "both": {"after": ["disk", "plain"], "command": TRUE},
         "waits": {"when": {"units": "held.service", "else": "wait"}, "command": TRUE},
         "later": {"after": "waits", "command": TRUE},
+        "retried": {"when": {"units": "held.service", "else": "wait"}, "retry": "1h", "command": TRUE},
+        "after-retried": {"after": "retried", "command": TRUE},
     }
     apply(machine, jobs)
     for count in (1, 2):
@@ -169,11 +171,39 @@ def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine
         assert wait_for_runs(machine, "both", count)[-1] == ("after", "success", "")
     machine.run(["systemctl", "stop", "srv-disk.mount"])
     # Nor is a start that somebody gives up.
-    start(machine, "waits", wait=False)
-    until(lambda: "sdcron-waits" in machine.run(["systemctl", "list-jobs"]).stdout, 30, "it waits")
-    machine.sdcron("stop", "waits")
+    start(machine, "waits", "retried", wait=False)
+    until(lambda: "sdcron-retried" in machine.run(["systemctl", "list-jobs"]).stdout, 30, "they wait")
+    machine.sdcron("stop", "waits", "retried")
     assert wait_for_runs(machine, "later", 1) == [("after", "skipped", "needs waits")]
+    assert wait_for_runs(machine, "after-retried", 1) == [("after", "skipped", "needs retried")]
     machine.run(["sh", "-c", "systemctl stop held.service; systemctl reset-failed held.service"])
+
+
+def test_what_cannot_be_started_and_is_retried_has_ended_once_it_is_given_up(machine: Machine) -> None:
+    jobs: dict[str, dict[str, Any]] = {
+        "no-file": {"environment_file": "/no/such", "retry": {"delay": "500ms", "attempts": 2}, "command": TRUE},
+        "after-no-file": {"after": "no-file", "command": TRUE},
+    }
+    apply(machine, jobs)
+    start(machine, "no-file")
+    assert wait_for_runs(machine, "after-no-file", 1) == [("after", "skipped", "needs no-file")]
+    quiet(machine)
+    assert [run[:2] for run in history(machine, "no-file")] == [("manual", "failure"), *[("retry", "failure")] * 2]
+    assert len(history(machine, "after-no-file")) == 1
+
+
+def test_another_job_to_come_after_is_no_end_while_the_one_before_runs(machine: Machine) -> None:
+    jobs: dict[str, dict[str, Any]] = {"long": {"command": ["/bin/sleep", "600"]}, "never": {"command": TRUE}}
+    apply(machine, {**jobs, "follows": {"after": "long", "command": TRUE}})
+    start(machine, "long", wait=False)
+    until(lambda: states(machine, "long")["long"].startswith("activating"), 20, "it runs")
+    for names in (["never"], ["never", "long"], ["long", "never"], ["never"]):
+        apply(machine, {**jobs, "follows": {"after": names, "command": TRUE}})
+    machine.sdcron("stop", "long")
+    quiet(machine)
+    assert history(machine, "follows") == []
+    start(machine, "never")
+    assert wait_for_runs(machine, "follows", 1) == [("after", "success", "")]
 
 
 def test_a_run_that_had_no_time_to_tell_of_its_end_has_ended_all_the_same(machine: Machine) -> None:

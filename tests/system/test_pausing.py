@@ -63,6 +63,24 @@ def test_a_start_that_waits_does_not_begin_once_its_job_is_paused_or_removed(mac
     machine.run(["systemctl", "stop", "gate.service"])
 
 
+def test_what_was_to_take_the_place_of_a_run_is_given_up_by_a_pause(machine: Machine) -> None:
+    stubborn = "trap 'sleep 3; exit 0' TERM; echo run >>/tmp/replaced; while :; do sleep 0.1; done"
+    apply(machine, {"replaced": {"command": shell(stubborn), "overlap": "replace", "schedule": "@yearly"}})
+    machine.run(["rm", "-f", "/tmp/replaced"])
+    start(machine, "replaced", wait=False)
+    until(lambda: machine.exists("/tmp/replaced"), 20, "it runs")
+    machine.run(["systemctl", "start", "sdcron-replaced@tick.service"])
+
+    def state() -> str:
+        return machine.show("sdcron-replaced.service", "ActiveState")["ActiveState"]
+
+    until(lambda: state() == "deactivating", 20, "it is being ended")
+    machine.sdcron("pause", "replaced")
+    until(lambda: state() in ("inactive", "failed"), 20, "it is over")
+    assert machine.run(["systemctl", "list-jobs", "--no-legend", "sdcron-*"]).stdout == ""
+    assert machine.read("/tmp/replaced") == "run\n"
+
+
 def test_a_pause_ends_the_series_of_retries_so_that_the_next_failure_has_all_of_its_own(machine: Machine) -> None:
     jobs = {"fails": {"command": shell("exit 1"), "retry": {"delay": "1h", "attempts": 2}}}
     apply(machine, jobs)
