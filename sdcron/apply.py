@@ -103,15 +103,17 @@ class Applier:
         self.recovered = True
         return True
 
-    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS) -> None:
+    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS, *, give_up: bool = True) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
 
-        `marks` are texts for `Paths.paused_dir` by name, None for one to be removed: see pauses.py.
+        `marks` are texts for `Paths.paused_dir` by name, None for one to be removed: see pauses.py. Starts that wait,
+        of jobs that are paused or gone then, are given up unless told otherwise.
         """
         if not plan and not marks:
             return
         scene = self._scene(plan.changes)
         onward = self._forward(plan.changes, scene)
+        onward.cancel = onward.cancel if give_up else []
         back = backward(plan.changes, scene)
         gone = [change.name for change in plan.changes if change.after is None]
         for name, mark in {**owed_without(self._paths, gone), **marks}.items():

@@ -73,7 +73,9 @@ def suspend(place: Place, by: str, note: Callable[[str], object]) -> tuple[str, 
     """Pause all and end what runs, for maintenance; the jobs whose runs were ended."""
     with _marking(place, note) as marking:
         before = marking.before
-        marking.carry_out(None, {ALL: Pause(_now(), by).text()} if before.everything is None else {})
+        mark = {ALL: Pause(_now(), by).text()} if before.everything is None else {}
+        # What waits is ended with what runs, and remembered.
+        marking.carry_out(None, mark, give_up=False)
         # With the timers stopped, no more of them can begin than are on now.
         others = _transient(place)
         running = [job for job in under_way(place) if job not in others]
@@ -150,8 +152,12 @@ class _Marking:
         self.jobs: Mapping[str, AppliedJob] = applied_jobs(place.paths)
         self.before = read_pauses(place.paths)
 
-    def carry_out(self, names: Collection[str] | None, marks: Mapping[str, str | None]) -> list[str]:
+    def carry_out(
+        self, names: Collection[str] | None, marks: Mapping[str, str | None], *, give_up: bool = True
+    ) -> list[str]:
         """Set or remove marks, and have timers or the engine follow; the jobs that wait for their times again.
+
+        Starts of what is paused that wait, as for a network, are given up unless told otherwise.
 
         `names` are the jobs that are meant, None all: those too are seen to that have their mark already. Raises
         UsageError for one that is not applied.
@@ -168,7 +174,8 @@ class _Marking:
                 tell_engine(self._place.paths, self._note)
         else:
             meant = changed | (self.jobs.keys() if names is None else set(names))
-            self._applier.carry_out(Plan(tuple(self._changes(sorted(meant), changed, after))), marks)
+            plan = Plan(tuple(self._changes(sorted(meant), changed, after)))
+            self._applier.carry_out(plan, marks, give_up=give_up)
         self.before = after
         return came_back
 

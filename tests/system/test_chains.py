@@ -149,8 +149,8 @@ def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine
     machine.write("/etc/systemd/system/held.service", held)
     jobs: dict[str, dict[str, Any]] = {
         "disk": {"when": {"mounts": "/srv/disk", "else": "wait"}, "command": TRUE},
-        "plain": {"command": TRUE},
-        "both": {"after": ["disk", "plain"], "command": TRUE},
+        "beside-disk": {"command": TRUE},
+        "after-disk": {"after": ["disk", "beside-disk"], "command": TRUE},
         "waits": {"when": {"units": "held.service", "else": "wait"}, "command": TRUE},
         "later": {"after": "waits", "command": TRUE},
         "retried": {"when": {"units": "held.service", "else": "wait"}, "retry": "1h", "command": TRUE},
@@ -159,16 +159,16 @@ def test_a_start_that_came_to_nothing_is_an_end_to_those_that_come_after(machine
     apply(machine, jobs)
     for count in (1, 2):
         start(machine, "disk")
-        start(machine, "plain")
-        assert wait_for_runs(machine, "both", count)[-1] == ("after", "skipped", "needs disk")
+        start(machine, "beside-disk")
+        assert wait_for_runs(machine, "after-disk", count)[-1] == ("after", "skipped", "needs disk")
     mount(machine, "tmpfs", "tmpfs")
     # Nothing of one round is left for the next.
-    for count, (first, last) in enumerate((("disk", "plain"), ("plain", "disk")), 3):
+    for count, (first, last) in enumerate((("disk", "beside-disk"), ("beside-disk", "disk")), 3):
         start(machine, first)
         quiet(machine)
-        assert len(history(machine, "both")) == count - 1
+        assert len(history(machine, "after-disk")) == count - 1
         start(machine, last)
-        assert wait_for_runs(machine, "both", count)[-1] == ("after", "success", "")
+        assert wait_for_runs(machine, "after-disk", count)[-1] == ("after", "success", "")
     machine.run(["systemctl", "stop", "srv-disk.mount"])
     # Nor is a start that somebody gives up.
     start(machine, "waits", "retried", wait=False)
