@@ -96,7 +96,7 @@ _START = (
 _SKIPPED = (
     "dir=$1 d=$2 paused=$3 x=$4 own=$5 retry=$6; shift 6; exec 2>/dev/null; umask 022;",
     'look() { all=";$(SYSTEMCTL show --property=ActiveState,ConditionResult,ConditionTimestampMonotonic,InvocationID',
-    '--property=InactiveExitTimestampMonotonic,OnFailure,Result "sdcron-$x.service" |',
+    '--property=InactiveExitTimestampMonotonic,OnFailure "sdcron-$x.service" |',
     "tr '\\n' ';')\"; get ActiveState; };",
     'get() { is=${all#*";$1="}; is=${is%%;*}; };',
     'began() { SYSTEMCTL show --value --property=InactiveExitTimestampMonotonic "$1"; };',
@@ -115,8 +115,8 @@ _SKIPPED = (
     'if [ "$tried" = 0 ] || [ "$tried" = "$before" ]; then',
     "is_paused || { is_retried && is_seen_to; } || ended=yes;",
     "else get InactiveExitTimestampMonotonic; exit=$is; get ConditionResult;",
-    'if [ "$is" = no ] && [ "$tried" -gt "$exit" ]; then id=$tried; else get Result;',
-    'if [ "$is" = success ] || ! is_retried; then get InvocationID; id=$is; fi; fi; fi;',
+    'if [ "$is" = no ] && [ "$tried" -gt "$exit" ]; then id=$tried;',
+    "elif ! is_retried; then get InvocationID; id=$is; fi; fi;",
     'if [ -n "$id" ] && [ "$id" != "$told" ]; then ended=yes; echo "$id" >"$dir/$x.told"; fi;',
     'if [ -n "$ended" ]; then echo bad >"$dir/$x.end"; sync "$dir/$x.end" "$dir"; fi;',
 )

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _HANDLER = (
     "unit=$1 attempts=$2 codes=$3 state=$4;",
     'why="${MONITOR_SERVICE_RESULT-unknown} ${MONITOR_EXIT_STATUS-}";',
+    # What PID 1 cannot set up, as without an environment file, goes from failed to failed the next time, and OnFailure=
+    # is for those that become it.
+    'case "$why" in resources*) SYSTEMCTL reset-failed "$unit.service";; esac;',
     'case "$codes" in -) ;; *)',
     'case "$why" in exit-code*) ;; *) why="exit-code none ($why)";; esac;',
     'case " $codes " in *" ${why#exit-code } "*) ;; *)',
