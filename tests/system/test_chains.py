@@ -193,17 +193,20 @@ def test_what_cannot_be_started_and_is_retried_has_ended_once_it_is_given_up(mac
 
 
 def test_another_job_to_come_after_is_no_end_while_the_one_before_runs(machine: Machine) -> None:
-    jobs: dict[str, dict[str, Any]] = {"long": {"command": ["/bin/sleep", "600"]}, "another": {"command": TRUE}}
-    apply(machine, {**jobs, "follows": {"after": "long", "command": TRUE}})
-    start(machine, "long", wait=False)
-    until(lambda: states(machine, "long")["long"].startswith("activating"), 20, "it runs")
-    for names in (["another"], ["another", "long"], ["long", "another"], ["another"]):
-        apply(machine, {**jobs, "follows": {"after": names, "command": TRUE}})
-    machine.sdcron("stop", "long")
+    jobs: dict[str, dict[str, Any]] = {
+        "either-long": {"command": ["/bin/sleep", "600"]},
+        "either-short": {"command": TRUE},
+    }
+    apply(machine, {**jobs, "after-either": {"after": "either-long", "command": TRUE}})
+    start(machine, "either-long", wait=False)
+    until(lambda: states(machine, "either-long")["either-long"].startswith("activating"), 20, "it runs")
+    for names in (["either-short"], ["either-short", "either-long"], ["either-long", "either-short"], ["either-short"]):
+        apply(machine, {**jobs, "after-either": {"after": names, "command": TRUE}})
+    machine.sdcron("stop", "either-long")
     quiet(machine)
-    assert history(machine, "follows") == []
-    start(machine, "another")
-    assert wait_for_runs(machine, "follows", 1) == [("after", "success", "")]
+    assert history(machine, "after-either") == []
+    start(machine, "either-short")
+    assert wait_for_runs(machine, "after-either", 1) == [("after", "success", "")]
 
 
 def test_a_run_that_had_no_time_to_tell_of_its_end_has_ended_all_the_same(machine: Machine) -> None:
