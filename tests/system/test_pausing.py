@@ -64,9 +64,9 @@ def test_a_start_that_waits_does_not_begin_once_its_job_is_paused_or_removed(mac
 
 
 def test_what_was_to_take_the_place_of_a_run_is_given_up_by_a_pause(machine: Machine) -> None:
-    stubborn = "trap 'sleep 3; exit 0' TERM; echo run >>/tmp/replaced; while :; do sleep 0.1; done"
+    stubborn = "trap : TERM; echo run >>/tmp/replaced; until [ -e /tmp/let-go ]; do sleep 0.1; done"
     apply(machine, {"replaced": {"command": shell(stubborn), "overlap": "replace", "schedule": "@yearly"}})
-    machine.run(["rm", "-f", "/tmp/replaced"])
+    machine.run(["rm", "-f", "/tmp/replaced", "/tmp/let-go"])
     start(machine, "replaced", wait=False)
     until(lambda: machine.exists("/tmp/replaced"), 20, "it runs")
     machine.run(["systemctl", "start", "sdcron-replaced@tick.service"])
@@ -76,6 +76,7 @@ def test_what_was_to_take_the_place_of_a_run_is_given_up_by_a_pause(machine: Mac
 
     until(lambda: state() == "deactivating", 20, "it is being ended")
     machine.sdcron("pause", "replaced")
+    machine.run(["touch", "/tmp/let-go"])
     until(lambda: state() in ("inactive", "failed"), 20, "it is over")
     assert machine.run(["systemctl", "list-jobs", "--no-legend", "sdcron-*"]).stdout == ""
     assert machine.read("/tmp/replaced") == "run\n"
