@@ -51,6 +51,8 @@ BEFORE = typer.Option(
 _SHOWN = 20
 _LOOK_SECONDS = 0.5
 """How often the progress of a run is looked at that is followed."""
+_RECORDED_SECONDS = 5.0
+"""How long after its end a run may not be on record yet."""
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -209,7 +211,12 @@ def _follow(place: Place, row: JobStatusRow) -> None:
             with operations.observe(place) as manager:
                 queries.catch_up(place)
                 row = queries.job_status(place, manager, row.job, render.now_utc(), runs=0, times=0).row
-        last = next(queries.history(place, row.job, run_id=run_id, limit=1), None) if run_id else None
+        deadline = time.monotonic() + _RECORDED_SECONDS
+        while run_id and last is None and time.monotonic() < deadline:
+            # It is over before journald has stored its last words.
+            queries.catch_up(place)
+            last = next(queries.history(place, row.job, run_id=run_id, limit=1), None)
+            time.sleep(_LOOK_SECONDS if last is None else 0)
     finally:
         line.end(last)
 
