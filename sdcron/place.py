@@ -51,7 +51,8 @@ def make_place(
     meant for any machine, and so for systemd.
     """
     base = (root or Path("/")).resolve()
-    elsewhere = base != Path("/")
+    # Also in a file system that is being made, whose own root this is.
+    elsewhere = root is not None
     paths = user_paths(os.environ, os.getuid(), base) if user else system_paths(base)
     if own_snap(os.environ) and not elsewhere and backend != "systemd":
         paths = snap_paths(Path(os.environ["SNAP_COMMON"]))

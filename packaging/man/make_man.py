@@ -3,8 +3,8 @@
 
     python3 packaging/man/make_man.py DIRECTORY
 
-Words that are nowhere else are in the *.man files beside this one: man(7) with `@COMMANDS@`, `@COMMON@`, `@KEYS@`, `@VERSION@`,
-`@USAGE@` or `@OPTIONS:command@` where something is put in.
+Words that are nowhere else are in the *.man files beside this one: man(7) with `@COMMANDS@`, `@COMMON@`, `@KEYS@`,
+`@VERSION@`, `@USAGE@` or `@OPTIONS:command@` where something is put in.
 """
 
 from __future__ import annotations
@@ -120,9 +120,8 @@ def key(name: str, value: dict[str, Any], definitions: dict[str, Any]) -> list[s
     if "default" in whole:
         facts.append(f"Default: `{written(whole['default'])}`.")
     lines += [".br", paragraph(" ".join(facts))] if facts else []
-    for number, each in enumerate(whole.get("examples", ())):
-        head = [".br"] if number or facts else [".br"]
-        lines += [*head, f"\\fB{roff(name)}:\\fR {roff(written(each))}"]
+    for each in whole.get("examples", ()):
+        lines += [".br", f"\\fB{roff(name)}:\\fR {roff(written(each))}"]
     below = [whole, *whole.get("anyOf", ())]
     members = {more: part for each in below for more, part in each.get("properties", {}).items()}
     if members:

@@ -8,7 +8,7 @@ from typing import Optional
 
 import typer
 
-from sdcron.cli.options import BACKEND, JOBS, JSON, PATHS, PRUNE, ROOT, TRANSIENT, USER, YES, app, place_of
+from sdcron.cli.options import BACKEND, JSON, PATHS, PRUNE, ROOT, SOME_JOBS, TRANSIENT, USER, YES, app, place_of
 from sdcron.errors import ExitCode, UsageError
 
 
@@ -157,7 +157,8 @@ def compile_(
 
 @app.command()
 def remove(
-    jobs: list[str] = JOBS,
+    jobs: list[str] = SOME_JOBS,
+    everything: bool = typer.Option(False, "--all", help="All applied jobs; with --transient all transient ones."),
     files: bool = typer.Option(False, "--files", help="Their job files too, without asking for them."),
     yes: bool = YES,
     transient: bool = TRANSIENT,
@@ -174,9 +175,17 @@ def remove(
     from sdcron.elsewhere import forget_elsewhere
     from sdcron.plan import removal_plan
 
+    if bool(jobs) == everything:
+        raise UsageError("name what to remove, or say --all", "for example: sdcron remove backup")
     place = place_of(user, root, backend, transient)
     with operations.connect(place) as manager, operations.changing(place, manager) as applier:
         installed = operations.known_jobs(place)
+        jobs = sorted(installed.jobs) if everything else jobs
+        if not jobs:
+            render.as_json(render.plan_json(removal_plan((), installed))) if json else render.note(
+                "no jobs are applied"
+            )
+            return
         unknown = [name for name in jobs if name not in installed.jobs]
         if unknown:
             raise queries.unknown_job(place, unknown[0], installed.jobs)

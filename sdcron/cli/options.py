@@ -67,7 +67,7 @@ PATHS = typer.Argument(..., help="Job files (*.yaml, *.yml), or directories of t
 PRUNE = typer.Option(True, "--prune/--no-prune", help="Remove jobs whose file left the directory (default).")
 TRANSIENT = typer.Option(False, "--transient", help="Units that live until the next boot; nothing in /etc.")
 YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
-JOBS = typer.Argument(..., help="Names of applied jobs.", metavar="JOB...", autocompletion=complete_job)
+SOME_JOBS = typer.Argument(None, help="Applied jobs.", metavar="[JOB]...", autocompletion=complete_job)
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Optional
 
 import typer
 
-from sdcron.cli.options import BACKEND, JSON, ROOT, USER, EndedAsError, app, complete_job, place_of
+from sdcron.cli.options import BACKEND, JSON, ROOT, SOME_JOBS, USER, EndedAsError, app, complete_job, place_of
 from sdcron.errors import ExitCode, SdcronError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from sdcron.runs import Run
 
 _RUNS_ALREADY = "{} runs already: waiting for the end of that run"
-SOME_JOBS = typer.Argument(None, help="Applied jobs.", metavar="[JOB]...", autocompletion=complete_job)
 
 
 @app.command()
