@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from tests.rootfs import BUILD_TIMEOUT, RELEASES, Release, RootfsError, cache_dir, rootfs
+from tests.rootfs import BUILD_TIMEOUT, RELEASES, TEST, Kind, Release, RootfsError, cache_dir, rootfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,8 +141,9 @@ class Machine:
     restart that keeps the disk.
     """
 
-    def __init__(self, release: Release, *, boot: bool = True) -> None:
+    def __init__(self, release: Release, *, boot: bool = True, kind: Kind = TEST) -> None:
         self.release = release
+        self._kind = kind
         self.name = f"sdcron-test-{os.getpid()}-{next(_numbers)}"
         self.leader = 0
         self._boot_at_entry = boot
@@ -156,7 +157,7 @@ class Machine:
     def __enter__(self) -> Self:
         """Make the machine and boot it. Raises MachineError with the console's text, or RootfsError."""
         with ExitStack() as stack:
-            self._hold(stack.enter_context(rootfs(self.release)), stack)
+            self._hold(stack.enter_context(rootfs(self.release, self._kind)), stack)
             if self._boot_at_entry:
                 self.boot()
             self._stack = stack.pop_all()
@@ -172,16 +173,8 @@ class Machine:
         """Switch on, and wait until systemd has finished booting. Raises MachineError with the console's text."""
         if self._nspawn is not None:
             raise MachineError(f"{self.name} is on already")
-        self._boots += 1
         self._console = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the machine is on
-        command = [
-            *("nsenter", f"--target={self._holder_inside}", "--mount", "--pid"),
-            *("sh", "-c", BOOT, "boot", f"{self.name}-{self._boots}"),
-            *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network"),
-            *("--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe"),
-            *(f"--machine={self.name}", f"--directory={cache_dir() / 'mnt/root'}"),
-            *(f"--bind-ro={str(source).replace(':', chr(92) + ':')}:{inside}" for source, inside in _binds()),
-        ]
+        command = self._spawned("--boot", "--console=pipe")
         self._nspawn = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._console, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -190,6 +183,46 @@ class Machine:
         except BaseException:
             self.kill()
             raise
+
+    def _spawned(self, *options: str) -> list[str]:
+        """The command line that has systemd-nspawn start something in the machine's file system."""
+        self._boots += 1
+        return [
+            *("nsenter", f"--target={self._holder_inside}", "--mount", "--pid"),
+            *("sh", "-c", BOOT, "boot", f"{self.name}-{self._boots}"),
+            *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network"),
+            *("--link-journal=no", "--timezone=off", "--resolv-conf=off"),
+            *(f"--machine={self.name}", f"--directory={cache_dir() / 'mnt/root'}"),
+            *(f"--bind-ro={str(source).replace(':', chr(92) + ':')}:{inside}" for source, inside in _binds()),
+            *options,
+        ]
+
+    def run_off(self, argv: Sequence[str], *, timeout: float = 300, status: int | None = 0) -> str:
+        """Run a command in the file system of a machine that is off, without a network; what it prints.
+
+        Raises MachineError unless it exits with `status` (None: however it ends).
+        """
+        if self._nspawn is not None:
+            raise MachineError(f"{self.name} is on")
+        environment = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items() if name != "PATH"]
+        command = [*self._spawned("--as-pid2", "--pipe", *environment), *argv]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            told = process.communicate(timeout=timeout)[0].decode(errors="replace")
+        except BaseException as error:
+            for pid in reversed(_descendants(process.pid)):
+                _kill(pid)
+            process.kill()
+            told = process.communicate()[0].decode(errors="replace")
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise MachineError(_told(f"did not end within {timeout} s", argv, told, "")) from None
+            raise
+        self._remove_control_groups(of_dead_runs=False)
+        if status is not None and process.returncode != status:
+            raise MachineError(_told(f"exited {process.returncode}, not {status}", argv, told, ""))
+        return told
 
     def poweroff(self, timeout: float = 60) -> None:
         """Shut down in order, as `systemctl poweroff` does; the disk is kept for the next `boot`."""

@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,27 +28,51 @@ if TYPE_CHECKING:
 #: Part of every cache key: raise it when the build below changes in a way the package list does not show.
 RECIPE = 2
 
-#: What sdcron needs from the distribution, and what its unit tests need to run there.
-PACKAGES = (
-    "systemd",
-    "systemd-sysv",
-    "dbus",
-    "libpam-systemd",
-    "passwd",
-    "polkitd",
-    "procps",
-    "tzdata",
+#: What any machine boots with.
+_SYSTEM = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "passwd", "polkitd", "procps", "tzdata")
+#: What sdcron needs from the distribution.
+_NEEDED = (
     "python3",
     "python3-pystemd",
     "python3-systemd",
     "python3-typer",
     "python3-jsonschema",
     "python3-yaml",
-    "python3-croniter",
-    "python3-pytest",
-    "python3-pytest-timeout",
-    "python3-hypothesis",
 )
+#: What its unit tests need to run there.
+_TESTING = ("python3-croniter", "python3-pytest", "python3-pytest-timeout", "python3-hypothesis")
+#: What its package is built with, and looked at: debian/control says it again, and dpkg-checkbuilddeps compares.
+_BUILDING = (
+    "debhelper",
+    "dh-python",
+    "pybuild-plugin-pyproject",
+    "python3-all",
+    "python3-setuptools",
+    "lintian",
+    "man-db",
+    "groff",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a root file system is for: the packages in it, and those that lie in DEBS with all that they depend on."""
+
+    name: str
+    packages: tuple[str, ...]
+    fetched: tuple[str, ...] = ()
+    complete: str = "usr/bin/systemd-analyze"
+    """A file that is there once it is built."""
+
+
+#: Where packages lie that can be installed without a network.
+DEBS = "/var/local/debs"
+
+TEST = Kind("", (*_SYSTEM, *_NEEDED, *_TESTING), complete="usr/lib/python3/dist-packages/typer")
+#: A machine as it is before anything of sdcron's gets there.
+BARE = Kind("bare-", _SYSTEM, _NEEDED)
+BUILD = Kind("build-", ("systemd", "tzdata", *_NEEDED, *_TESTING, *_BUILDING), complete="usr/bin/dh")
+KINDS = (TEST, BARE, BUILD)
 
 #: Units that would start work of their own during a test.
 MASKED = (
@@ -77,9 +102,10 @@ class Release:
     systemd: str
     apt_options: tuple[str, ...] = ()
 
-    def key(self) -> str:
+    def key(self, kind: Kind) -> str:
         """A digest of everything that goes into the root file system, except the archive's own state."""
-        recipe = [RECIPE, platform.machine(), self.suite, self.apt_options, PACKAGES, MASKED]
+        recipe = [RECIPE, platform.machine(), self.suite, self.apt_options, kind.packages, MASKED]
+        recipe += [kind.fetched] if kind.fetched else []
         return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
 
 
@@ -97,7 +123,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def rootfs(release: Release) -> Iterator[Path]:
+def rootfs(release: Release, kind: Kind = TEST) -> Iterator[Path]:
     """The root file system of `release`, built if it is missing, and kept from removal while in use.
 
     Read it, never write to it: machines put an overlay on top. Raises RootfsError.
@@ -107,33 +133,34 @@ def rootfs(release: Release) -> Iterator[Path]:
     with ExitStack() as stack:
         mount_point = cache / "mnt"
         mount_point.mkdir(exist_ok=True)
-        root = cache / f"rootfs-{release.suite}-{release.key()}"
+        root = cache / f"rootfs-{kind.name}{release.suite}-{release.key(kind)}"
         lock = stack.enter_context(_locked(root, fcntl.LOCK_SH))
-        while not _complete(root):
+        while not _complete(root, kind):
             fcntl.flock(lock, fcntl.LOCK_UN)
             _wait_for_lock(lock, fcntl.LOCK_EX, root)
-            if not _complete(root):
-                _build(release, root)
+            if not _complete(root, kind):
+                _build(release, kind, root)
             # Changing an exclusive lock into a shared one may let another process in between: look again.
             fcntl.flock(lock, fcntl.LOCK_SH)
-        _remove_old(release, root)
+        _remove_old(release, kind, root)
         yield root
 
 
 def build_all() -> None:
     """Build every missing root file system, two at a time. Raises RootfsError."""
 
-    def ensure(release: Release) -> None:
-        with rootfs(release):
+    def ensure(wanted: tuple[Kind, Release]) -> None:
+        kind, release = wanted
+        with rootfs(release, kind):
             pass
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        list(pool.map(ensure, RELEASES))
+        list(pool.map(ensure, product(KINDS, RELEASES)))
 
 
-def _complete(root: Path) -> bool:
+def _complete(root: Path, kind: Kind) -> bool:
     """Renaming a finished build into place is the last step; the look inside finds one that was cleaned by halves."""
-    return (root / "usr/bin/systemd-analyze").exists() and (root / "usr/lib/python3/dist-packages/typer").exists()
+    return (root / "usr/bin/systemd-analyze").exists() and (root / kind.complete).exists()
 
 
 @contextmanager
@@ -165,19 +192,22 @@ def _wait_for_lock(descriptor: int, mode: int, root: Path) -> None:
             return
 
 
-def _build(release: Release, root: Path) -> None:
+def _build(release: Release, kind: Kind, root: Path) -> None:
     """Build into a directory of its own, then rename: `root` is complete or absent, never between."""
     started = time.monotonic()
-    print(f"building the {release.suite} root file system (systemd {release.systemd}) …", file=sys.stderr, flush=True)
+    what = f"{kind.name}{release.suite}"
+    print(f"building the {what} root file system (systemd {release.systemd}) …", file=sys.stderr, flush=True)
     building = root.with_name(f".build-{root.name}")
     _remove_tree(building)
     masks = " ".join(f'"$1/etc/systemd/system/{unit}"' for unit in MASKED)
     command = [
-        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"),
+        f"--include={','.join(kind.packages)}",
         *(f"--aptopt={option}" for option in release.apt_options),
         f'--customize-hook=for unit in {masks}; do ln -sf /dev/null "$unit"; done',
         '--customize-hook=echo sdcron-test >"$1/etc/hostname"; rm -f "$1/etc/resolv.conf"',
         '--customize-hook=chroot "$1" useradd --create-home --shell /bin/sh tester',
+        *_fetching(kind),
         *(release.suite, str(building)),
     ]
     try:
@@ -193,9 +223,21 @@ def _build(release: Release, root: Path) -> None:
     print(f"built {release.suite} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def _remove_old(release: Release, current: Path) -> None:
+def _fetching(kind: Kind) -> list[str]:
+    """How mmdebstrap gets packages that are not installed, and all that they depend on (mmdebstrap(1), "HOOKS")."""
+    if not kind.fetched:
+        return []
+    apt = f'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only -o Dir::Cache::archives="$1{DEBS}"'
+    return [
+        f'--customize-hook=mkdir -p "$1{DEBS}/partial"',
+        f"--customize-hook={apt} install {' '.join(kind.fetched)}",
+        f'--customize-hook=rm -rf "$1{DEBS}/partial" "$1{DEBS}/lock"',
+    ]
+
+
+def _remove_old(release: Release, kind: Kind, current: Path) -> None:
     """Remove this suite's root file systems of earlier recipes, unless another run uses one."""
-    for lock in current.parent.glob(f"rootfs-{release.suite}-*.lock"):
+    for lock in current.parent.glob(f"rootfs-{kind.name}{release.suite}-*.lock"):
         root = lock.with_suffix("")
         if root == current:
             continue

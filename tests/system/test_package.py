@@ -1,0 +1,115 @@
+"""The Debian package: built and looked at, installed, at work, upgraded, removed and purged, on every release."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import until
+from tests.packaged import FILES, Package, build, installed
+
+if TYPE_CHECKING:
+    from tests.machine import Machine
+    from tests.rootfs import Release
+
+_BUILT: dict[tuple[str, str], Package] = {}
+
+
+def package_of(release: Release, version: str = "") -> Package:
+    """Built once; with another version than the changelog's."""
+    if (release.suite, version) not in _BUILT:
+        _BUILT[release.suite, version] = build(release, version=version)
+    return _BUILT[release.suite, version]
+
+
+def sdcron(machine: Machine, *arguments: str, status: int | None = 0) -> str:
+    """The packaged one."""
+    return machine.run(["/usr/bin/sdcron", *arguments], env={"PYTHONPATH": ""}, status=status).stdout
+
+
+@pytest.mark.timeout(900)
+def test_it_builds_without_a_network_the_same_bytes_anywhere_and_lintian_finds_nothing(release: Release) -> None:
+    package = package_of(release)
+    again = build(release, umask="027", zone="Pacific/Chatham", place="/var/other/place")
+    assert again.content == package.content
+    told = [line for line in package.lintian.splitlines() if re.match("[EW]: ", line)]
+    assert told == [], package.lintian
+    assert "dpkg-deb: building package" in package.log
+
+
+@pytest.mark.timeout(600)
+def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        assert machine.run(["systemctl", "is-active", "sdcron-collector"], status=None).stdout == "inactive\n"
+        machine.write("/etc/sdcron/jobs/often.yaml", "schedule: '* * * * * *'\ncommand: /bin/echo hello\n")
+        assert "+ add often" in sdcron(machine, "apply", "/etc/sdcron/jobs")
+        assert "sdcron-often.timer" in machine.run(["systemctl", "list-timers", "sdcron-*"]).stdout
+        until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
+        # Its own units are the package's, and nothing of them is written anew.
+        assert not machine.exists("/etc/systemd/system/sdcron-collector.service")
+        collector = machine.show("sdcron-collector.service", "ActiveState", "FragmentPath", "User")
+        assert (
+            collector
+            == {
+                "ActiveState": "active",
+                "FragmentPath": "/usr/lib/systemd/system/sdcron-collector.service",
+                "User": "",
+            }
+            or collector["User"] == "sdcron"
+        ), collector
+        assert "all as the job files say" in sdcron(machine, "doctor", status=None)
+        for page in ("sdcron.1", "sdcron-job.1", "sdcron-job.5", "sdcron-engine.8", "sdcron-collector.8"):
+            assert machine.exists(f"/usr/share/man/man{page[-1]}/{page}.gz"), page
+        completion = (
+            ". /usr/share/bash-completion/completions/sdcron; COMP_WORDS=(sdcron status of) COMP_CWORD=2; _sdcron; "
+            'echo "${COMPREPLY[@]}"'
+        )
+        assert machine.run(["bash", "-c", completion], env={"PYTHONPATH": ""}).stdout == "often\n"
+
+
+@pytest.mark.timeout(600)
+def test_an_upgrade_lets_a_run_finish_and_keeps_what_is_on_record(release: Release) -> None:
+    newer = package_of(release, "0.1.0+again")
+    with installed(release, package_of(release)) as machine:
+        wait = "echo begun; until [ -e /root/go ]; do sleep 0.1; done; echo over"
+        machine.write("/etc/sdcron/jobs/long.yaml", f"command: [/bin/sh, -c, '{wait}']\n")
+        sdcron(machine, "apply", "/etc/sdcron/jobs")
+        run_id = sdcron(machine, "run", "long").strip()
+        until(lambda: "begun" in sdcron(machine, "logs", "long"), 30, "it runs")
+        before = machine.show("sdcron-collector.service", "InvocationID")
+        path = Path("/var/tmp") / newer.name
+        (machine.disk / str(path).lstrip("/")).write_bytes(newer.content)
+        machine.run(["dpkg", "--install", str(path)], timeout=120)
+        # The new program records from here on.
+        assert machine.show("sdcron-collector.service", "ActiveState", "InvocationID") != before
+        assert machine.show("sdcron-long.service", "ActiveState")["ActiveState"] == "activating"
+        machine.run(["touch", "/root/go"])
+        until(lambda: "long" in sdcron(machine, "history", "long"), 30, "it is over")
+        [run] = json.loads(sdcron(machine, "history", "long", "--json", "--output"))
+        assert (run["run_id"], run["outcome"], run["stdout"]) == (run_id, "success", "begun\nover\n")
+        assert "nothing to do" in sdcron(machine, "plan", "/etc/sdcron/jobs")
+
+
+@pytest.mark.timeout(600)
+def test_removed_it_leaves_configuration_and_history_and_purged_nothing(release: Release) -> None:
+    with installed(release, package_of(release), "/var/tmp/before") as machine:
+        machine.write("/etc/sdcron/jobs/often.yaml", "schedule: '* * * * * *'\ncommand: /bin/echo hello\n")
+        machine.write("/srv/jobs/other.yaml", "schedule: '@daily'\ncommand: /bin/true\n")
+        sdcron(machine, "apply", "/etc/sdcron/jobs")
+        sdcron(machine, "apply", "/srv/jobs")
+        until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
+        machine.run(["dpkg", "--remove", "sdcron"], timeout=120)
+        assert "sdcron-" not in machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend"]).stdout
+        units = ["sh", "-c", "find /etc/systemd /run/systemd/system -name 'sdcron*'"]
+        assert machine.run(units).stdout == ""
+        for kept in ("/etc/sdcron/jobs/often.yaml", "/var/lib/sdcron/runs/runs.db", "/var/log/sdcron/job_status.log"):
+            assert machine.exists(kept), kept
+        machine.run(["dpkg", "--purge", "sdcron"], timeout=120)
+        machine.run(["rm", "-r", "/etc/sdcron/jobs", "/srv/jobs"])
+        machine.run(["sh", "-c", "rmdir /etc/sdcron 2>/dev/null || :"])
+        left = machine.run(["sh", "-c", f"{FILES} | comm -13 /var/tmp/before -"]).stdout
+        assert left == ""
