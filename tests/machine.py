@@ -204,8 +204,7 @@ class Machine:
         """
         if self._nspawn is not None:
             raise MachineError(f"{self.name} is on")
-        environment = [f"--setenv={name}={value}" for name, value in ENVIRONMENT.items() if name != "PATH"]
-        command = [*self._spawned("--as-pid2", "--pipe", *environment), *argv]
+        command = [*self._spawned("--as-pid2", "--pipe", f"--setenv=LANG={ENVIRONMENT['LANG']}"), *argv]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )

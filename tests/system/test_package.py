@@ -26,9 +26,18 @@ def package_of(release: Release, version: str = "") -> Package:
     return _BUILT[release.suite, version]
 
 
+#: As it is for an administrator: nothing of the checkout, and Python keeps what it compiles where packages expect it.
+PLAIN = {"PYTHONPATH": "", "PYTHONPYCACHEPREFIX": ""}
+
+
 def sdcron(machine: Machine, *arguments: str, status: int | None = 0) -> str:
     """The packaged one."""
-    return machine.run(["/usr/bin/sdcron", *arguments], env={"PYTHONPATH": ""}, status=status).stdout
+    return machine.run(["/usr/bin/sdcron", *arguments], env=PLAIN, status=status).stdout
+
+
+def dpkg(machine: Machine, *arguments: str) -> None:
+    """Installs, removes or purges."""
+    machine.run(["dpkg", *arguments], env=PLAIN, timeout=120)
 
 
 @pytest.mark.timeout(900)
@@ -62,7 +71,7 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
             ". /usr/share/bash-completion/completions/sdcron; COMP_WORDS=(sdcron status of) COMP_CWORD=2; _sdcron; "
             'echo "${COMPREPLY[@]}"'
         )
-        assert machine.run(["bash", "-c", completion], env={"PYTHONPATH": ""}).stdout == "often\n"
+        assert machine.run(["bash", "-c", completion], env=PLAIN).stdout == "often\n"
 
 
 @pytest.mark.timeout(600)
@@ -77,7 +86,7 @@ def test_an_upgrade_lets_a_run_finish_and_keeps_what_is_on_record(release: Relea
         before = machine.show("sdcron-collector.service", "InvocationID")
         path = Path("/var/tmp") / newer.name
         (machine.disk / str(path).lstrip("/")).write_bytes(newer.content)
-        machine.run(["dpkg", "--install", str(path)], timeout=120)
+        dpkg(machine, "--install", str(path))
         # The new program records from here on.
         assert machine.show("sdcron-collector.service", "ActiveState", "InvocationID") != before
         assert machine.show("sdcron-long.service", "ActiveState")["ActiveState"] == "activating"
@@ -96,13 +105,13 @@ def test_removed_it_leaves_configuration_and_history_and_purged_nothing(release:
         sdcron(machine, "apply", "/etc/sdcron/jobs")
         sdcron(machine, "apply", "/srv/jobs")
         until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
-        machine.run(["dpkg", "--remove", "sdcron"], timeout=120)
+        dpkg(machine, "--remove", "sdcron")
         assert "sdcron-" not in machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend"]).stdout
         units = ["sh", "-c", "find /etc/systemd /run/systemd/system -name 'sdcron*'"]
         assert machine.run(units).stdout == ""
         for kept in ("/etc/sdcron/jobs/often.yaml", "/var/lib/sdcron/runs/runs.db", "/var/log/sdcron/job_status.log"):
             assert machine.exists(kept), kept
-        machine.run(["dpkg", "--purge", "sdcron"], timeout=120)
+        dpkg(machine, "--purge", "sdcron")
         machine.run(["rm", "-r", "/etc/sdcron/jobs", "/srv/jobs"])
         machine.run(["sh", "-c", "rmdir /etc/sdcron 2>/dev/null || :"])
         left = machine.run(["sh", "-c", f"{FILES} | comm -13 /var/tmp/before -"]).stdout
