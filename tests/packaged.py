@@ -26,17 +26,21 @@ cd "$2/sdcron"
 [ -z "$5" ] || sed -i "1s/(.*)/($5)/" debian/changelog
 dpkg-checkbuilddeps -I
 dpkg-buildpackage --no-check-builddeps --build=binary --no-sign
+for page in debian/man/*; do
+    LC_ALL=C.UTF-8 MANROFFSEQ= MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z "$page" 2>&1 >/dev/null
+done >/var/tmp/warnings
 """
 
 
 @dataclass(frozen=True)
 class Package:
-    """A built package: its file name and bytes, what the build printed, and what lintian says of it."""
+    """A built package: its file name and bytes, what the build printed, and what lintian and man say of it."""
 
     name: str
     content: bytes
     log: str
     lintian: str
+    warnings: str
 
 
 def _files() -> bytes:
@@ -55,7 +59,8 @@ def build(
         log = machine.run_off(["sh", "-c", _BUILD, "build", CHECKOUT_INSIDE, place, umask, zone, version], timeout=600)
         [path] = (machine.disk / place.lstrip("/")).glob("*.deb")
         told = machine.run_off(["sh", "-c", f"lintian --pedantic --tag-display-limit=0 {place}/*.changes"], status=None)
-        return Package(path.name, path.read_bytes(), log, told)
+        warnings = (machine.disk / "var/tmp/warnings").read_text()
+        return Package(path.name, path.read_bytes(), log, told, warnings)
 
 
 @contextmanager

@@ -442,6 +442,20 @@ def test_remove_names_the_nearest_job(jobs: Path, tmp_path: Path, sdcron: Callab
     assert not list((root / "etc/systemd/system").rglob("sdcron-*"))
 
 
+def test_all_jobs_can_be_removed_at_once(
+    jobs: Path, tmp_path: Path, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    sdcron("apply", jobs, "--root", root)
+    assert sdcron("remove", "--root", root)[0] == 2
+    assert sdcron("remove", "backup", "--all", "--root", root)[0] == 2
+    code, out, _ = sdcron("remove", "--all", "--root", root)
+    assert (code, sorted(out.splitlines())) == (0, ["- remove backup", "- remove hello"])
+    assert not list((root / "etc/systemd/system").rglob("sdcron-*"))
+    assert sdcron("remove", "--all", "--root", root) == (0, "", "no jobs are applied\n")
+
+
 def test_next_shows_times_of_a_schedule_from_a_moment_on(sdcron: Callable[..., tuple[int, str, str]]) -> None:
     arguments = ["next", "--schedule", "30 2 * * *", "--timezone", "Europe/Berlin", "-n", "2"]
     code, out, _ = sdcron(*arguments, "--from", "2027-03-27T12:00:00+01:00")

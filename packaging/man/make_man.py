@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Write sdcron's man pages: what the program says of its commands and the schema of job files, in roff.
 
-    python3 packaging/man/make_man.py DIRECTORY
+    PYTHONPATH=. python3 packaging/man/make_man.py DIRECTORY
 
 Words that are nowhere else are in the *.man files beside this one: man(7) with `@COMMANDS@`, `@COMMON@`, `@KEYS@`,
 `@VERSION@`, `@USAGE@` or `@OPTIONS:command@` where something is put in.
@@ -17,16 +17,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from sdcron import __version__
+from sdcron.cli import app
+from sdcron.job_schema import schema
+from sdcron.sdk import main as job_command
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
-
-import typer  # noqa: E402 - the checkout's sdcron comes first
-
-from sdcron import __version__  # noqa: E402
-from sdcron.cli import app  # noqa: E402
-from sdcron.job_schema import schema  # noqa: E402
-from sdcron.sdk import main as job_command  # noqa: E402
-
 _COMMON = frozenset({"--user", "--root", "--backend", "--json", "--help"})
 _CODE = re.compile(r"`([^`]+)`")
 

@@ -47,6 +47,7 @@ def test_it_builds_without_a_network_the_same_bytes_anywhere_and_lintian_finds_n
     assert again.content == package.content
     told = [line for line in package.lintian.splitlines() if re.match("[EW]: ", line)]
     assert told == [], package.lintian
+    assert package.warnings == "", "man has no complaints about the pages"
     assert "dpkg-deb: building package" in package.log
 
 
