@@ -84,5 +84,6 @@ def installed(release: Release, package: Package, listing: str = "") -> Iterator
 FILES = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp"
     " -o -path /var/log/journal -o -path /var/lib/dpkg -o -path /var/cache -o -path /var/log/apt"
-    " -o -path /var/lib/systemd -o -path /var/lib/dbus -o -path /opt -o -path /root/.cache -o -name .updated \\) -prune -o -print | sort"
+    " -o -path /var/lib/systemd -o -path /var/lib/dbus -o -path /opt -o -path /root/.cache"
+    " -o -name .updated \\) -prune -o -print | sort"
 )

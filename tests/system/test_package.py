@@ -73,6 +73,10 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
             'echo "${COMPREPLY[@]}"'
         )
         assert machine.run(["bash", "-c", completion], env=PLAIN).stdout == "often\n"
+        # Where no systemd runs, as in an image that is being made, the jobs go with it too.
+        machine.poweroff()
+        machine.run_off(["dpkg", "--remove", "sdcron"])
+        assert [*(machine.disk / "etc/systemd/system").rglob("sdcron*")] == []
 
 
 @pytest.mark.timeout(600)
@@ -105,6 +109,8 @@ def test_removed_it_leaves_configuration_and_history_and_purged_nothing(release:
         machine.write("/srv/jobs/other.yaml", "schedule: '@daily'\ncommand: /bin/true\n")
         sdcron(machine, "apply", "/etc/sdcron/jobs")
         sdcron(machine, "apply", "/srv/jobs")
+        machine.write("/srv/this-boot/passing.yaml", "schedule: '@daily'\ncommand: /bin/true\n")
+        sdcron(machine, "apply", "--transient", "/srv/this-boot")
         until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
         dpkg(machine, "--remove", "sdcron")
         assert "sdcron-" not in machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend"]).stdout
@@ -113,7 +119,7 @@ def test_removed_it_leaves_configuration_and_history_and_purged_nothing(release:
         for kept in ("/etc/sdcron/jobs/often.yaml", "/var/lib/sdcron/runs/runs.db", "/var/log/sdcron/job_status.log"):
             assert machine.exists(kept), kept
         dpkg(machine, "--purge", "sdcron")
-        machine.run(["rm", "-r", "/etc/sdcron/jobs", "/srv/jobs"])
+        machine.run(["rm", "-r", "/etc/sdcron/jobs", "/srv/jobs", "/srv/this-boot"])
         machine.run(["sh", "-c", "rmdir /etc/sdcron 2>/dev/null || :"])
         left = machine.run(["sh", "-c", f"{FILES} | comm -13 /var/tmp/before -"]).stdout
         assert left == ""
