@@ -100,7 +100,7 @@ _SKIPPED = (
     "tr '\\n' ';')\"; get ActiveState; };",
     'get() { is=${all#*";$1="}; is=${is%%;*}; };',
     'began() { SYSTEMCTL show --value --property=InactiveExitTimestampMonotonic "$1"; };',
-    "is_over() { case $is in inactive|failed) ;; activating) sleep 1; exit AGAIN;; *) exit 0;; esac; };",
+    "is_over() { case $is in inactive|failed) ;; activating) exec 9<&-; sleep 1; exit AGAIN;; *) exit 0;; esac; };",
     'is_paused() { [ -e "$paused/$x" ] || [ -e "$paused/.all" ]; };',
     'is_retried() { get OnFailure; case " $is " in *" sdcron-$x@retry.service "*) ! is_paused;; *) return 1;; esac; };',
     # Its handler is about to see to it, or has done so right now.
