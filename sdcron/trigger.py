@@ -74,6 +74,8 @@ class Memory:
     """When the unit that waited began to start that run: what asks from then on asks for the one after it."""
     tick_after: list[list[Any]] = field(default_factory=list)
     """When and why those after it were asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`."""
+    tick_over: list[Any] = field(default_factory=list)
+    """What was asked for last while as many runs were on as may be: one of them may be over before that is decided."""
     is_held: bool = False
     """Whether a run for an instant is on, which all others wait for (by_hand.py)."""
     held_us: int = 0
@@ -123,6 +125,7 @@ class Memory:
         self.retry, self.owed, self.chain_us = 0, 0, 0
         if self.tick_us is None:
             self._use_up(cause)
+            self.tick_over = []
         # What has ticked has used up its time, and maybe others since.
         following, *others = self.tick_after or [[None, "", "", None]]
         self._tick(*following)
@@ -145,13 +148,18 @@ class Memory:
         is_on = self.is_held or (self.started_us is not None and self.finished_us is None)
         waits = is_on or (self.tick_manager != manager and moment_us <= manager_us + _BOOT_US)
         new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
+        self.tick_over = []
         if overlap is Overlap.ALLOW and room <= 0:
+            self.tick_over = new
             return
         if self.tick_us is None or overlap is Overlap.REPLACE:
             self._tick(*new)
         elif overlap is Overlap.ALLOW and moment_us <= self.tick_us + _BOOT_US:
             # systemd is slower to begin them than to ask.
-            self.tick_after += [new] if len(self.tick_after) + 1 < room else []
+            if len(self.tick_after) + 1 < room:
+                self.tick_after.append(new)
+            else:
+                self.tick_over = new
         elif moment_us <= self.tick_called_us + _LATE_US:
             self.tick_after = self.tick_after or [new]
         elif not (overlap is Overlap.QUEUE and waits):
@@ -163,7 +171,7 @@ class Memory:
 
     def timer_was_stopped(self, moment_us: int) -> None:
         """The timer of the schedule was, and not by a shutdown: what waits is given up with it."""
-        self.timer_stopped_us = moment_us
+        self.timer_stopped_us, self.tick_over = moment_us, []
         self._tick(None, "", "", None)
 
     def tick_called(self, moment_us: int) -> None:
@@ -203,6 +211,10 @@ def tick_cause(when_us: int, definition: Definition, memory: Memory, manager: st
 
 def _of_tick(started_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause | None:
     """The cause of what asked for a run, if that is what begins: at once, or when another is over, or the next boot."""
+    if memory.tick_us is None and memory.tick_over:
+        # It asked what was on some time after it had begun itself.
+        asked_us, _, trigger, due_us = memory.tick_over
+        return Cause(Trigger(trigger), 1, due_us) if trigger and started_us <= asked_us + _LATE_US else None
     if memory.tick_us is None or not memory.tick_trigger:
         return None
     slack = definition.accuracy_us + _LATE_US

@@ -574,6 +574,28 @@ def test_runs_side_by_side_that_begin_late_have_each_their_due_time() -> None:
     assert causes(place.close_all()) == [(Trigger.SCHEDULE, second) for second in (60, 120, 300)]
 
 
+def test_a_run_that_another_makes_room_for_between_its_tick_and_its_start_keeps_its_due_time() -> None:
+    place = journal(Overlap.ALLOW)
+    place.tell.timer_started("sdcron-a.timer")
+    for number, run_id in enumerate((A, B), start=1):
+        place.tell.at(60 * number)
+        tick(place)
+        place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
+    place.tell.at(180)
+    tick(place)
+    place.tell.succeeded("a", A)
+    place = place.again()
+    place.tell.at(181).starting("a", "d" * 32)
+    place.tell.at(240)
+    tick(place)  # dropped
+    place.tell.at(260).succeeded("a@2", B)
+    place.tell.starting("a@2", "e" * 32)  # by hand
+    for name, run_id in (("a", "d" * 32), ("a@2", "e" * 32)):
+        place.tell.succeeded(name, run_id)
+    schedule = [(Trigger.SCHEDULE, second) for second in (60, 120, 180)]
+    assert causes(place.close_all()) == [*schedule, (Trigger.MANUAL, None)]
+
+
 def test_a_memory_of_before_has_no_tick() -> None:
     state = RunMemory(started_us=5).as_json()
     assert RunMemory.from_json({name: state[name] for name in state if not name.startswith("tick")}).tick_us is None
