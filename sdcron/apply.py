@@ -113,7 +113,8 @@ class Applier:
             return
         scene = self._scene(plan.changes)
         onward = self._forward(plan.changes, scene)
-        onward.cancel = onward.cancel if give_up else []
+        if not give_up:
+            onward.cancel = []
         back = backward(plan.changes, scene)
         gone = [change.name for change in plan.changes if change.after is None]
         for name, mark in {**owed_without(self._paths, gone), **marks}.items():

@@ -121,6 +121,7 @@ _SKIPPED = (
     'if [ -n "$ended" ]; then echo bad >"$dir/$x.end"; sync "$dir/$x.end" "$dir"; fi;',
 )
 _AGAIN = "75"
+"""The exit status of a handler that is to look once more (EX_TEMPFAIL of sysexits.h(3head))."""
 _LOOK_AGAIN = ('[ "$EXIT_STATUS" != AGAIN ] || exec SYSTEMCTL start --quiet --no-block "$1"',)
 # A start that was asked for some time ago may have waited, as for a network or a run for an instant. Of a job with
 # conditions, which are looked at before this, it more likely came to nothing: one of them did not hold.
@@ -245,7 +246,7 @@ def _look(job: Job) -> tuple[str, ...]:
 
 def _shell(script: Sequence[str], scope: Scope, *words: str) -> str:
     """A command line that has the shell run a script with `words` as $0, $1 and so on."""
-    text = " ".join(script).replace("SYSTEMCTL", systemctl_of_a_run(scope))
+    text = " ".join(script).replace("SYSTEMCTL", systemctl_of_a_run(scope)).replace("AGAIN", _AGAIN)
     return " ".join(escape(word, Place.ARGUMENT) for word in ["/bin/sh", "-c", text, *words])
 
 
@@ -266,14 +267,12 @@ def _skipped_handler(
     job: Job, upstream: str, own: str, scope: Scope, state_dir: str, header: Sequence[str], ownership: Sequence[str]
 ) -> str:
     words = (graph_dir(state_dir, job.name), job.name, f"{state_dir}/paused", upstream, own)
-    script = tuple(part.replace("AGAIN", _AGAIN) for part in (*_SKIPPED, *_look(job)))
     names = " ".join([f"%t/sdcron/retry/{upstream}", *job.after])
-    again = tuple(part.replace("AGAIN", _AGAIN) for part in _LOOK_AGAIN)
     service = [
-        f"ExecStart={_shell(script, scope, 'sdcron-skipped', *words)} {names}",
+        f"ExecStart={_shell((*_SKIPPED, *_look(job)), scope, 'sdcron-skipped', *words)} {names}",
         f"SuccessExitStatus={_AGAIN}",
         # Its own start is not over before that, and another one would be the same.
-        f"ExecStopPost=-{_shell(again, scope, 'sdcron-skipped', own)}",
+        f"ExecStopPost=-{_shell(_LOOK_AGAIN, scope, 'sdcron-skipped', own)}",
     ]
     unit, what = (
         [*header, f"After=sdcron-{upstream}.service"],

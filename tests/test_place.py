@@ -10,7 +10,7 @@ from sdcron import place as place_module
 from sdcron.backends.local import LocalBackend
 from sdcron.errors import UsageError
 from sdcron.files import Files
-from sdcron.paths import Scope
+from sdcron.paths import Scope, system_paths
 from sdcron.place import connect, make_place, may_manage_units, observe, own_snap
 
 
@@ -44,6 +44,11 @@ def test_where_systemd_runs_its_units_are_managed() -> None:
     assert (place.local, place.offline, place.transient, place.user) == (False, False, False, False)
     assert place.paths.unit_dir == Path("/etc/systemd/system")
     assert place.other is not None
+
+
+def test_the_root_of_a_file_system_that_is_being_made_is_one_where_no_systemd_is_asked() -> None:
+    place = make_place(user=False, root=Path("/"), backend="auto")
+    assert (place.offline, place.local, place.paths) == (True, False, system_paths())
 
 
 @pytest.mark.usefixtures("without_systemd")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron import running
+from sdcron import beginnings, running
 from sdcron.errors import BackendError, SdcronError, UsageError
 from sdcron.place import make_place
+from sdcron.run_queries import NotAReaderError
 from sdcron.runs import Outcome
 from sdcron.spool import Spool
 from tests.answering import RUN, does, engine, place_with_job
@@ -88,3 +89,18 @@ def test_below_a_root_without_an_engine_nothing_is_run(tmp_path: Path) -> None:
     place = make_place(user=False, root=tmp_path, backend="auto")
     with pytest.raises(SdcronError):
         running.start(place, "job")
+
+
+def unreadable() -> str | None:
+    raise NotAReaderError("no permission to read the record", "sudo")
+
+
+def test_what_is_over_and_may_not_be_seen_is_no_error_but_for_who_wants_to_see_it() -> None:
+    assert beginnings.id_of("a", unreadable, lambda: False, begun=False) == beginnings.UNSEEN
+    with pytest.raises(NotAReaderError):
+        beginnings.id_of("a", unreadable, lambda: False, begun=True)
+
+
+def test_what_waits_is_not_taken_for_over_where_its_record_may_not_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beginnings, "_START_SECONDS", 0.1)
+    assert beginnings.id_of("a", unreadable, lambda: True, begun=False) == beginnings.PENDING
