@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
     from tests.rootfs import Release
 
-#: Copies the files that git names, from $1 to $2, and builds there; a package is not to depend on where, when and by
-#: whom it was built (reproducible-builds.org). The unit tests are run by tests of their own.
+#: Copies the files that git names, from $1 to $2, and builds there as the user $6; a package is not to depend on where,
+#: when and by whom it was built (reproducible-builds.org).
 _BUILD = """
 set -e
-umask "$3"; export TZ="$4" DEB_BUILD_OPTIONS=nocheck
+umask "$3"; export TZ="$4" DEB_BUILD_OPTIONS="$7"
 mkdir -p "$2/sdcron"; cd "$1"
 tar --create --null --files-from=/var/tmp/files | tar --extract --directory="$2/sdcron"
 cd "$2/sdcron"
 [ -z "$5" ] || sed -i "1s/(.*)/($5)/" debian/changelog
 dpkg-checkbuilddeps -I
-dpkg-buildpackage --no-check-builddeps --build=binary --no-sign
+chown --recursive "$6" "$2"
+runuser --user "$6" -- dpkg-buildpackage --no-check-builddeps --build=binary --no-sign
 for page in debian/man/*; do
     LC_ALL=C.UTF-8 MANROFFSEQ= MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z "$page" 2>&1 >/dev/null
 done >/var/tmp/warnings
@@ -51,12 +52,24 @@ def _files() -> bytes:
 
 
 def build(
-    release: Release, *, version: str = "", umask: str = "022", zone: str = "UTC", place: str = "/build"
+    release: Release,
+    *,
+    version: str = "",
+    umask: str = "022",
+    zone: str = "UTC",
+    place: str = "/build",
+    user: str = "root",
+    tested: bool = False,
 ) -> Package:
-    """Build the package on a machine of its own that has no network; with another `version` than the changelog's."""
+    """Build the package on a machine of its own that has no network; with another `version` than the changelog's.
+
+    Where it is to be `tested`, its unit tests are run, as whoever builds it has them run.
+    """
+    options = "" if tested else "nocheck"
     with Machine(release, boot=False, kind=BUILD) as machine:
         (machine.disk / "var/tmp/files").write_bytes(_files())
-        log = machine.run_off(["sh", "-c", _BUILD, "build", CHECKOUT_INSIDE, place, umask, zone, version], timeout=600)
+        words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options]
+        log = machine.run_off(["sh", "-c", _BUILD, "build", *words], timeout=1500 if tested else 600)
         [path] = (machine.disk / place.lstrip("/")).glob("*.deb")
         told = machine.run_off(["sh", "-c", f"lintian --pedantic --tag-display-limit=0 {place}/*.changes"], status=None)
         warnings = (machine.disk / "var/tmp/warnings").read_text()

@@ -257,6 +257,16 @@ def test_read_back_goes_in_batches_and_past_what_cannot_be_read(directory: Path)
     assert list(StatusLog(directory / "none", Settings()).read_back()) == []
 
 
+def may_open(device: int, path: Path) -> bool:
+    """In a container root may make more than it may open."""
+    os.mknod(path, 0o20600, device)
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except PermissionError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "directory", "device"])
 def test_what_is_no_regular_file_is_refused_and_not_followed(directory: Path, kind: str, tmp_path: Path) -> None:
     directory.mkdir(parents=True)
@@ -270,7 +280,7 @@ def test_what_is_no_regular_file_is_refused_and_not_followed(directory: Path, ki
         os.mkfifo(path)
     elif kind == "directory":
         path.mkdir()
-    elif os.geteuid() == 0:
+    elif os.geteuid() == 0 and may_open(os.makedev(1, 3), tmp_path / "device"):
         os.mknod(path, 0o20600, os.makedev(1, 3))
     else:
         path.mkdir()

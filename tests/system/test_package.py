@@ -40,11 +40,20 @@ def dpkg(machine: Machine, *arguments: str) -> None:
     machine.run(["dpkg", *arguments], env=PLAIN, timeout=120)
 
 
+@pytest.mark.timeout(1800)
+def test_whoever_builds_it_its_unit_tests_pass_and_it_is_the_same_bytes(release: Release) -> None:
+    package = build(release, umask="027", zone="Pacific/Chatham", place="/var/other/place", user="tester", tested=True)
+    assert package.content == package_of(release).content
+    [summary] = re.findall(r"^\d+ passed.*$", package.log, re.MULTILINE)
+    # Those of root are run by root outside.
+    reasons = re.findall(r"^SKIPPED \[\d+\] \S+: (.*)$", package.log, re.MULTILINE)
+    assert all("needs root" in reason for reason in reasons), reasons
+    assert bool(reasons) == (" skipped" in summary)
+
+
 @pytest.mark.timeout(900)
-def test_it_builds_without_a_network_the_same_bytes_anywhere_and_lintian_finds_nothing(release: Release) -> None:
+def test_it_builds_without_a_network_and_lintian_finds_nothing(release: Release) -> None:
     package = package_of(release)
-    again = build(release, umask="027", zone="Pacific/Chatham", place="/var/other/place")
-    assert again.content == package.content
     told = [line for line in package.lintian.splitlines() if re.match("[EW]: ", line)]
     assert told == [], package.lintian
     assert package.warnings == "", "man has no complaints about the pages"
@@ -73,6 +82,18 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
             'echo "${COMPREPLY[@]}"'
         )
         assert machine.run(["bash", "-c", completion], env=PLAIN).stdout == "often\n"
+        # Its rule lets those who are in its group start and stop jobs, and nothing else.
+        own = ["systemctl", "--no-ask-password", "restart", "sdcron-collector.service"]
+        refused = ["/usr/bin/sdcron", "run", "often"]
+        assert machine.run(refused, env=PLAIN, user="tester", status=4).stdout == ""
+        machine.run(["usermod", "-aG", "sdcron-operators", "tester"])
+        machine.run(["systemctl", "restart", "polkit.service"])
+        machine.run(["systemctl", "start", "sdcron-often.service"], user="tester")
+        machine.run(["systemctl", "stop", "sdcron-often.service"], user="tester")
+        assert machine.run(own, user="tester", status=None).returncode != 0
+        tried = ["systemd-run", "--unit=sdcron-often@x.service", "--wait", "/bin/touch", "/root/taken"]
+        assert machine.run(tried, user="tester", status=None).returncode != 0
+        assert not machine.exists("/root/taken")
         # Where no systemd runs, as in an image that is being made, the jobs go with it too.
         machine.poweroff()
         machine.run_off(["dpkg", "--remove", "sdcron"])
