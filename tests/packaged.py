@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 #: when and by whom it was built (reproducible-builds.org).
 _BUILD = """
 set -e
-umask "$3"; export TZ="$4" DEB_BUILD_OPTIONS="$7"
 mkdir -p "$2/sdcron"; cd "$1"
+umask "$3"; export TZ="$4" DEB_BUILD_OPTIONS="$7"
 tar --create --null --files-from=/var/tmp/files | tar --extract --directory="$2/sdcron"
 cd "$2/sdcron"
 [ -z "$5" ] || sed -i "1s/(.*)/($5)/" debian/changelog
