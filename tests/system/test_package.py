@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import until
+from tests.machine import CHECKOUT, CHECKOUT_INSIDE, until
 from tests.packaged import FILES, Package, build, installed
 
 if TYPE_CHECKING:
@@ -144,3 +144,14 @@ def test_removed_it_leaves_configuration_and_history_and_purged_nothing(release:
         machine.run(["sh", "-c", "rmdir /etc/sdcron 2>/dev/null || :"])
         left = machine.run(["sh", "-c", f"{FILES} | comm -13 /var/tmp/before -"]).stdout
         assert left == ""
+
+
+@pytest.mark.timeout(600)
+def test_the_tests_that_the_distribution_runs_of_it_pass(release: Release) -> None:
+    control = (CHECKOUT / "debian/tests/control").read_text(encoding="utf-8")
+    names = re.findall(r"^Tests: (\S+)$", control, re.MULTILINE)
+    assert {path.name for path in (CHECKOUT / "debian/tests").iterdir()} == {"control", *names}
+    with installed(release, package_of(release)) as machine:
+        for name in names:
+            ended = machine.run([f"{CHECKOUT_INSIDE}/debian/tests/{name}"], env=PLAIN, timeout=240, status=None)
+            assert ended.returncode == 0, f"{name}: {ended.stdout[-3000:]}{ended.stderr[-3000:]}"
