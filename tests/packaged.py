@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,11 +45,11 @@ class Package:
     warnings: str
 
 
-def _files() -> bytes:
-    """The names of what is, or is about to be, in the repository, each ended by a zero byte."""
+def tracked_files() -> list[str]:
+    """The names of what is, or is about to be, in the repository."""
     command = ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True, timeout=60).stdout
-    return b"".join(name + b"\0" for name in listed.split(b"\0") if name and (CHECKOUT / name.decode()).is_file())
+    return [name for name in os.fsdecode(listed).split("\0") if name and (CHECKOUT / name).is_file()]
 
 
 def build(
@@ -67,7 +68,7 @@ def build(
     """
     options = "" if tested else "nocheck"
     with Machine(release, boot=False, kind=BUILD) as machine:
-        (machine.disk / "var/tmp/files").write_bytes(_files())
+        (machine.disk / "var/tmp/files").write_text("".join(f"{name}\0" for name in tracked_files()))
         words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options]
         log = machine.run_off(["sh", "-c", _BUILD, "build", *words], timeout=1500 if tested else 600)
         [path] = (machine.disk / place.lstrip("/")).glob("*.deb")
