@@ -29,6 +29,9 @@ _MANUALS = {
     "timer": "systemd.timer(5)",
 }
 _LOCATED = re.compile(r"(?P<unit>[^/]+\.(?:service|timer)):(?:(?P<line>\d+):)? (?P<message>.*)")
+_NOT_BEGUN = r"Failed to [^\n]*\n?"
+"""All it says where it cannot even begin to look."""
+_RUNTIME = Path("/run/systemd")
 
 
 def verify_units(
@@ -50,7 +53,7 @@ def verify_units(
         note("sdcron: systemd-analyze is not installed, so the directives under 'systemd:' are not checked")
         return ()
     try:
-        return _verified(program, jobs, compiled, user=user)
+        return _verified(program, jobs, compiled, note, user=user)
     except subprocess.TimeoutExpired as error:
         raise SdcronError(
             f"{program} verify did not end within {_TIMEOUT_SECONDS} s",
@@ -61,7 +64,12 @@ def verify_units(
 
 
 def _verified(
-    program: str, jobs: Mapping[str, Job], compiled: Sequence[CompiledJob], *, user: bool
+    program: str,
+    jobs: Mapping[str, Job],
+    compiled: Sequence[CompiledJob],
+    note: Callable[[str], object],
+    *,
+    user: bool,
 ) -> tuple[Problem, ...]:
     with tempfile.TemporaryDirectory(prefix="sdcron-verify-") as directory:
         units = {unit.name: (jobs[job.name], unit) for job in compiled for unit in job.units}
@@ -70,6 +78,9 @@ def _verified(
             Path(directory, unit.name).write_text(unit.text, encoding="utf-8")
         environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:", "SYSTEMD_LOG_COLOR": "0"}
         scope = "--user" if user else "--system"
+        if os.geteuid() and not user and not _RUNTIME.is_dir():
+            # It would make that directory, which only root may. What there is to be said is the same.
+            scope, environment["XDG_RUNTIME_DIR"] = "--user", directory
         files = sorted(str(Path(directory, name)) for name in units if not is_drop_in(name))
         said: list[str] = []
         for first in range(0, len(files), _AT_ONCE):
@@ -82,6 +93,8 @@ def _verified(
                 env=environment,
             )
             said += result.stderr.splitlines()
+            if result.returncode and re.fullmatch(_NOT_BEGUN, result.stderr):
+                note(f"sdcron: the directives under 'systemd:' are not checked: {program}: {result.stderr.strip()}")
         return tuple(dict.fromkeys(_problems(said, f"{directory}/", units)))
 
 

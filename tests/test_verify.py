@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from sdcron.units import compile_job
 from sdcron.verify import verify_units
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sdcron.errors import Problem
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
 CONTEXT = Context(local_timezone="UTC", machine_id="0" * 32)
 
 
-def verified(path: Path, text: str) -> tuple[Problem, ...]:
+def verified(path: Path, text: str, note: Callable[[str], object] = lambda _: None) -> tuple[Problem, ...]:
     path.write_text(text)
     jobs, problems = read_file(path, CONTEXT)
     assert problems == ()
     compiled = [compile_job(job, directory=str(path.parent), scope=Scope.SYSTEM, state_dir="/") for job in jobs]
-    return verify_units({job.name: job for job in jobs}, compiled, user=False)
+    return verify_units({job.name: job for job in jobs}, compiled, user=False, note=note)
 
 
 def test_an_unknown_directive_is_told_at_its_place_in_the_job_file(tmp_path: Path) -> None:
@@ -105,6 +107,29 @@ def stand_in(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda _program: str(path))
+
+
+def test_a_verifier_that_cannot_begin_to_look_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path / "analyze", "echo 'Failed to create directory /run/x: Read-only' >&2; exit 1", monkeypatch)
+    noted: list[str] = []
+    assert verified(tmp_path / "x.yaml", "command: x\nsystemd: {unit: {A: b}}\n", noted.append) == ()
+    [line] = noted
+    assert line.startswith("sdcron: the directives under 'systemd:' are not checked: ")
+    assert line.endswith("analyze: Failed to create directory /run/x: Read-only")
+
+
+def test_where_no_manager_of_the_machine_may_be_made_up_that_of_a_user_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "analyze", f'echo "$1 $XDG_RUNTIME_DIR" >>{tmp_path}/calls', monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for runtime in (tmp_path / "nothing", tmp_path):
+        monkeypatch.setattr(verify, "_RUNTIME", runtime)
+        verified(tmp_path / "x.yaml", "command: x\nsystemd: {unit: {A: b}}\n")
+    first, second = (tmp_path / "calls").read_text().splitlines()
+    assert first.startswith("--user /")
+    assert "sdcron-verify-" in first
+    assert second.startswith("--system")
 
 
 def test_very_many_units_are_verified_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
