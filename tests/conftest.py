@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.rootfs import RELEASES
+
+# Whoever runs them may be anywhere; tests of other zones name them.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 #: How the reason begins for which a test on a machine is skipped.
 SKIPPED = "booted-systemd tests: skipped: "

@@ -192,7 +192,7 @@ class RealWorld:
 
     def alive(self, pids: Sequence[str]) -> list[str]:
         """Those of these processes that there are."""
-        return [pid for pid in pids if self.computer.run(["kill", "-0", pid], status=None).returncode == 0]
+        return [pid for pid in pids if self.computer.run(["sh", "-c", f"kill -0 {pid}"], status=None).returncode == 0]
 
     def look(self) -> None:
         """Read the records."""
@@ -241,7 +241,7 @@ class LocalWorld(RealWorld):
         """End the engine, and wait until it is gone."""
         if not self._pid:
             return
-        self.computer.run(["kill", f"-{number.name.removeprefix('SIG')}", self._pid], status=None)
+        self.computer.run(["sh", "-c", f"kill -{number.name.removeprefix('SIG')} {self._pid}"], status=None)
         if self._engine is not None:
             try:
                 self._engine.wait(30)
