@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron import operations, own_units
+from sdcron import desired, operations, own_units
 from sdcron.errors import JobFileError, SdcronError
 from sdcron.findings import Finding, pause_finding
 from sdcron.paths import Scope
@@ -228,8 +228,8 @@ def _drift(place: Place, backend: Backend | None, directory: str, jobs: list[Ins
     sources = sorted({job.source for job in jobs if Path(job.source).exists()})
     try:
         timers = backend.active_timers() if backend else None
-        desired = operations.read_desired(place, [Path(source) for source in sources], timers)
-        todo = operations.plan_jobs(place, desired, timers, prune=True)
+        wanted = desired.read_desired(place, [Path(source) for source in sources], timers)
+        todo = desired.plan_jobs(place, wanted, timers, prune=True)
     except JobFileError as error:
         wrong = sorted({problem.path for problem in error.problems})
         yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {shlex.join(wrong)}")

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.applied import applied_jobs
+from sdcron.desired import Desired, plan_jobs
 from sdcron.errors import JobFileError, SdcronError, UsageError
 from sdcron.files import Files
 from sdcron.hosts import belongs
 from sdcron.job import RESERVED_NAMES
 from sdcron.jobfile import is_job_name, parse_text
 from sdcron.jobset import JobPaths, JobSet, check_together
-from sdcron.operations import Desired, changing, compile_jobs, connect, file_context, plan_jobs, writing_hint
+from sdcron.operations import changing, compile_jobs, connect, file_context, writing_hint
 from sdcron.pauses import read_pauses
 from sdcron.queries import find_job
 from sdcron.record import Record

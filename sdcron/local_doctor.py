@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.backends.local import LocalBackend
+from sdcron.desired import plan_jobs, read_desired
 from sdcron.errors import BackendError, JobFileError, SdcronError
 from sdcron.findings import Finding, pause_finding
 from sdcron.local_jobs import LocalJob, read_local
-from sdcron.operations import plan_jobs, read_desired
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -36,11 +36,11 @@ ORDER = """
     record step apply apply_transient own_units
     store_tables store_rows store ledger resident journal conditions definition trigger memories asking waits open_run
     open_runs lock_skips chain_entries streams reports fold recorder
-    sync_socket local_operations place operations job_queries collector collect_service boot_chains boot local_queries
-    job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool spool_log all_logs queries
-    local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping backfill pausing editing
-    agenda_memory agenda_slot agenda chains process_tree process_attributes process environment_file engine_locks
-    engine_run processes
+    sync_socket local_operations place operations desired job_queries collector collect_service boot_chains boot
+    local_queries job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool spool_log all_logs
+    queries local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping backfill pausing
+    editing agenda_memory agenda_slot agenda chains process_tree process_attributes process environment_file
+    engine_locks engine_run processes
     engine_keep run_book engine engine_reports
     followed engine_signals engine_service engine_process
     render render_runs render_log render_progress

@@ -15,13 +15,14 @@ from sdcron.apply_transient import TransientApplier
 from sdcron.backends import unit_values
 from sdcron.backends.transient import Property, refusals, transient_units, unit_properties
 from sdcron.backends.unit_syntax import commands, expand_specifiers, settings, words
+from sdcron.desired import Desired, plan_jobs
 from sdcron.errors import BackendError, JobFileError, SdcronError
 from sdcron.escape import Place, escape
 from sdcron.installed import read_installed
 from sdcron.job import Missed
 from sdcron.jobset import JobPaths
-from sdcron.operations import Desired, make_place, plan_jobs
 from sdcron.operations import Place as Where
+from sdcron.operations import make_place
 from sdcron.paths import Paths, system_paths
 from sdcron.plan import make_plan, removal_plan
 from sdcron.record import Record

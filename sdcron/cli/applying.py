@@ -51,15 +51,15 @@ def plan(
 
     Example: sdcron plan jobs/ --check
     """
-    from sdcron import operations, render
+    from sdcron import desired, operations, render
 
     place = place_of(user, root, backend, transient)
     progress = render.Progress()
     with operations.connect(place) as manager:
         timers = manager.active_timers() if manager else None
-        desired = operations.read_desired(place, paths, timers, progress, render.note)
-        todo = operations.plan_jobs(place, desired, timers, prune=prune)
-        notes = [*desired.notes(place, todo)]
+        wanted = desired.read_desired(place, paths, timers, progress, render.note)
+        todo = desired.plan_jobs(place, wanted, timers, prune=prune)
+        notes = [*wanted.notes(place, todo)]
     progress.end()
     if json:
         render.as_json(render.plan_json(todo))
@@ -91,7 +91,7 @@ def apply(
 
     Example: sudo sdcron apply /etc/sdcron/jobs
     """
-    from sdcron import operations, render
+    from sdcron import desired, operations, render
 
     place = place_of(user, root, backend, transient)
     if dry_run:
@@ -103,9 +103,9 @@ def apply(
         if applier.recovered:
             render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
         timers = manager.active_timers() if manager else None
-        desired = operations.read_desired(place, paths, timers, progress, render.note)
-        todo = operations.plan_jobs(place, desired, timers, prune=prune)
-        notes += desired.notes(place, todo)
+        wanted = desired.read_desired(place, paths, timers, progress, render.note)
+        todo = desired.plan_jobs(place, wanted, timers, prune=prune)
+        notes += wanted.notes(place, todo)
         removed = [change.name for change in todo.changes if change.action == "remove"]
         if removed and not yes and not json and sys.stdin.isatty():
             progress.end()
@@ -113,10 +113,10 @@ def apply(
             if not typer.confirm(f"Remove {', '.join(removed)}?"):
                 raise typer.Exit(ExitCode.FAILED)
         applier.carry_out(todo)
-        operations.remember(place, desired)
-        operations.keep_recording(place, manager, notes.append, jobs=bool(desired.same or desired.compiled))
+        desired.remember(place, wanted)
+        operations.keep_recording(place, manager, notes.append, jobs=bool(wanted.same or wanted.compiled))
     progress.end()
-    if not desired.found.chosen:
+    if not wanted.found.chosen:
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
     if json:
         render.as_json(render.plan_json(todo))
@@ -171,7 +171,7 @@ def remove(
 
     Example: sudo sdcron remove backup
     """
-    from sdcron import editing, operations, queries, record, render
+    from sdcron import desired, editing, operations, queries, record, render
     from sdcron.elsewhere import forget_elsewhere
     from sdcron.plan import removal_plan
 
@@ -197,7 +197,7 @@ def remove(
             words = f"Remove {', '.join(map(str, sources))} too? Else the next apply brings them back"
             sources = sources if typer.confirm(words, default=True) else []
         todo = removal_plan(jobs, installed)
-        operations.check_links(place, todo, (), installed.jobs)
+        desired.check_links(place, todo, (), installed.jobs)
         applier.carry_out(todo)
         sources = editing.remove_files(sources, render.note)
         left = installed.jobs.keys() - jobs
