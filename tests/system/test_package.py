@@ -65,6 +65,7 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
     with installed(release, package_of(release)) as machine:
         assert machine.run(["systemctl", "is-active", "sdcron-collector"], status=None).stdout == "inactive\n"
         machine.write("/etc/sdcron/jobs/often.yaml", "schedule: '* * * * * *'\ncommand: /bin/echo hello\n")
+        machine.write("/etc/sdcron/jobs/by-hand.yaml", "command: /bin/sleep 600\n")
         assert "+ add often" in sdcron(machine, "apply", "/etc/sdcron/jobs")
         assert "sdcron-often.timer" in machine.run(["systemctl", "list-timers", "sdcron-*"]).stdout
         until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
@@ -84,14 +85,14 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
         assert machine.run(["bash", "-c", completion], env=PLAIN).stdout == "often\n"
         # Its rule lets those who are in its group start and stop jobs, and nothing else.
         own = ["systemctl", "--no-ask-password", "restart", "sdcron-collector.service"]
-        refused = ["/usr/bin/sdcron", "run", "often"]
+        refused = ["/usr/bin/sdcron", "run", "by-hand"]
         assert machine.run(refused, env=PLAIN, user="tester", status=4).stdout == ""
         machine.run(["usermod", "-aG", "sdcron-operators", "tester"])
         machine.run(["systemctl", "restart", "polkit.service"])
-        machine.run(["systemctl", "start", "sdcron-often.service"], user="tester")
-        machine.run(["systemctl", "stop", "sdcron-often.service"], user="tester")
+        machine.run(["systemctl", "start", "--no-block", "sdcron-by-hand.service"], user="tester")
+        machine.run(["systemctl", "stop", "sdcron-by-hand.service"], user="tester")
         assert machine.run(own, user="tester", status=None).returncode != 0
-        tried = ["systemd-run", "--unit=sdcron-often@x.service", "--wait", "/bin/touch", "/root/taken"]
+        tried = ["systemd-run", "--unit=sdcron-by-hand@x.service", "--wait", "/bin/touch", "/root/taken"]
         assert machine.run(tried, user="tester", status=None).returncode != 0
         assert not machine.exists("/root/taken")
         # Where no systemd runs, as in an image that is being made, the jobs go with it too.
