@@ -475,8 +475,7 @@ def of_the_runs_that_are_due_while_one_is_on_one_waits_and_begins_after_it(world
 
 @contract()
 def a_run_that_waited_was_due_while_the_one_before_it_was_on(world: World) -> Steps:
-    # Long enough for one of its times to be noticed meanwhile, also on a machine that stands still for some seconds.
-    job = {"schedule": "*/2 * * * * *", "missed": "skip", "overlap": "queue", "command": acts(Act(lasts=6.9))}
+    job = {"schedule": "* * * * * *", "missed": "skip", "overlap": "queue", "command": acts(Act(lasts=2.4))}
     world.apply({"queues-often": job})
     yield runs(world, "queues-often", 4)
     found = world.seen["queues-often"][:4]
@@ -549,9 +548,9 @@ def as_many_runs_are_on_as_are_allowed_and_never_more(world: World) -> Steps:
 
 @contract()
 def runs_beside_each_other_have_each_their_due_time(world: World) -> Steps:
-    # Every other second, and within 10 ms: of a start that comes a second late nobody could say which one it was.
-    job = {"schedule": "*/2 * * * * *", "accuracy": "10ms", "missed": "skip", "overlap": "allow", "max_parallel": 4}
-    world.apply({"parallel-often": {**job, "command": acts(Act(lasts=4.9))}})
+    # So far apart that a busy machine leaves no doubt which time a start was for that comes some seconds late.
+    job = {"schedule": "*/5 * * * * *", "accuracy": "10ms", "missed": "skip", "overlap": "allow", "max_parallel": 4}
+    world.apply({"parallel-often": {**job, "command": acts(Act(lasts=12.4))}})
     yield runs(world, "parallel-often", 6)
     found = world.seen["parallel-often"][:6]
     assert {run["trigger"] for run in found} == {"schedule"}
