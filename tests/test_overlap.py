@@ -372,6 +372,11 @@ def tick(place: test_fold.Place) -> None:
     place.tell.starting("a@tick", "c" * 32)
 
 
+def begins(place: test_fold.Place, number: int, run_id: str) -> None:
+    """A run of one of several services that are alike."""
+    place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
+
+
 def ticked(overlap: Overlap, **more: int) -> test_fold.Place:
     """Its timer has asked for a run at 60."""
     place = journal(overlap, **more)
@@ -518,9 +523,8 @@ def test_runs_side_by_side_are_each_their_own() -> None:
     for number, run_id in enumerate((A, B), start=1):
         place.tell.at(60 * number)
         tick(place)
-        unit = slot_name("a", number)
-        place.tell.starting(unit.removeprefix("sdcron-").removesuffix(".service"), run_id)
-        place.tell.line("a", run_id[0], run_id, run_id[0], _SYSTEMD_UNIT=unit)
+        begins(place, number, run_id)
+        place.tell.line("a", run_id[0], run_id, run_id[0], _SYSTEMD_UNIT=slot_name("a", number))
     assert {run.service for run in place.fold.runs.values()} == {"sdcron-a.service", "sdcron-a@2.service"}
     place.tell.at(130).failed("a@2", B)
     [second] = place.close_all()
@@ -562,7 +566,7 @@ def test_runs_side_by_side_that_begin_late_have_each_their_due_time() -> None:
         tick(place)
     place = place.again()
     for number, run_id in enumerate((A, B), start=1):
-        place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
+        begins(place, number, run_id)
     place.tell.at(240)
     tick(place)
     place.tell.at(250).succeeded("a", A)
@@ -580,7 +584,7 @@ def test_a_run_that_another_makes_room_for_between_its_tick_and_its_start_keeps_
     for number, run_id in enumerate((A, B), start=1):
         place.tell.at(60 * number)
         tick(place)
-        place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
+        begins(place, number, run_id)
     place.tell.at(180)
     tick(place)
     place.tell.succeeded("a", A)
