@@ -361,7 +361,7 @@ class _Service:
 
     def _wait(self, request: dict[str, Any], connection: Connection) -> dict[str, Any] | None:
         run_id = str(request.get("run_id"))
-        if run_id in self.engine.active:
+        if run_id in self.engine.active or self.book.is_to_be_kept(run_id):
             self._waiting.setdefault(run_id, []).append(connection)
             return None
         found = self._keeper.find(run_id) if run_id.isalnum() and run_id.isascii() else None

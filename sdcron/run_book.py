@@ -266,6 +266,10 @@ class RunBook:
         """Whether a run is over that is not kept yet, or not told of, such as one that a condition skips."""
         return bool(self._closed or self._ends)
 
+    def is_to_be_kept(self, run_id: str) -> bool:
+        """Whether a run is over whose record is kept with the next step, and told of then."""
+        return any(record.run_id == run_id for record in self._closed)
+
     @property
     def is_behind(self) -> bool:
         """Whether something waits to be written."""

@@ -5,6 +5,7 @@ Real engines with real jobs; the clocks that are set are made up, with the same 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sdcron.engine_socket import ask
+from sdcron.engine_socket import ask, near
 from sdcron.errors import SdcronError
 from sdcron.runs import Outcome, Trigger
 from tests.conftest import SKIPPED
@@ -353,6 +354,32 @@ def test_many_who_connect_and_say_nothing_keep_nobody_from_being_heard(place: Ri
     assert processor_seconds(pid) - before < 1
     place.end()
     place.assert_all_on_record()
+
+
+def test_who_waits_for_a_run_hears_of_one_whose_end_is_not_kept_yet(place: Rig) -> None:
+    # Something is always due: what is over is kept with what begins next.
+    often = {"schedule": EVERY_SECOND, "command": ["sleep", "0.5"]}
+    place.settings(concurrency=2)
+    place.apply({"waited-for": {"command": place.noting("exec sleep 300")}, **{f"often-{i}": often for i in range(20)}})
+    pid = place.start()
+    place.sdcron("run", "waited-for")
+    wait(lambda: len(place.notes()) == 1, "it runs")
+    [process] = [each for each in place.alive() if each.run_id == place.notes()[0].run_id]
+    with near(place.paths.engine_dir, "control") as address, socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(address)
+        # Not before the engine has taken it up, and sleeps.
+        ask(place.paths.engine_dir, {"do": "sync"})
+        wait(lambda: "\nState:\tS" in Path(f"/proc/{pid}/status").read_text(), "the engine sleeps")
+        # It hears of the end and of who asks at once.
+        place.signal(signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGKILL)
+        client.sendall(json.dumps({"do": "wait", "run_id": process.run_id}).encode() + b"\n")
+        wait(lambda: process not in place.alive(), "it is over")
+        place.signal(signal.SIGCONT)
+        reply = json.loads(client.makefile().readline())
+    assert reply["run"]["outcome"] == "killed", reply
+    place.end()
 
 
 # The end of the engine
