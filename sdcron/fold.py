@@ -76,7 +76,8 @@ class Fold:
         self.runs = self._open_runs.by_id
         self.memories = Memories(define)
         self._asked_for = AskedFor(self.memories, self._uid, self.is_applied)
-        self._waits = Waits(define, self.memories, self._asked_for.is_answered, self._open_runs.count_on)
+        runs = self._open_runs
+        self._waits = Waits(define, self.memories, self._asked_for.is_answered, runs.count_on, runs.put_back)
         user_id = self._uid if self._user else None
         self.streams = Streams(self.runs, define, self.memories.capture, self._unknown_run, user=user_id)
         self._reports = Reports(

@@ -47,6 +47,15 @@ class OpenRuns:
         """How many runs of a job's services are on."""
         return sum(not run.done for run in self._of_job.get(job, ()))
 
+    def put_back(self, job: str, due_us: int, before_us: int) -> bool:
+        """Have the run of a job that began as for a due time be for an earlier one; whether there is one."""
+        for run in self._of_job.get(job, ()):
+            if run.scheduled_us == due_us:
+                run.scheduled_us = before_us
+                self.touched.add(run.run_id)
+                return True
+        return False
+
     def is_over(self, run_id: str) -> bool:
         """Whether its record is made."""
         return run_id in self._lately or self._is_recorded(run_id)

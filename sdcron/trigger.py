@@ -47,6 +47,8 @@ class Memory:
     finished_us: int | None = None
     due_us: int | None = None
     """The last time of the schedule that a run has used up."""
+    due_before_us: int | None = None
+    """The one that was used up before it."""
     timer_us: int | None = None
     """When the timer of the schedule was started last."""
     timer_manager: str = ""
@@ -75,7 +77,8 @@ class Memory:
     tick_after: list[list[Any]] = field(default_factory=list)
     """When and why those after it were asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`."""
     tick_over: list[Any] = field(default_factory=list)
-    """What was asked for last while as many runs were on as may be: one of them may be over before that is decided."""
+    """What was asked for last that may come to nothing, or to a run of its own: while as many were on as may be, one of
+    which may be over before that is decided; or beside what waits, which may begin before that is seen."""
     is_held: bool = False
     """Whether a run for an instant is on, which all others wait for (by_hand.py)."""
     held_us: int = 0
@@ -146,14 +149,20 @@ class Memory:
         if cause.trigger is Trigger.AFTER:
             self.chain_us = 0
         is_on = self.is_held or (self.started_us is not None and self.finished_us is None)
+        # What waited for a run begins soon after its end.
+        is_on = is_on or moment_us <= max(self.finished_us or 0, self.held_us) + _LATE_US
         waits = is_on or (self.tick_manager != manager and moment_us <= manager_us + _BOOT_US)
         new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
         self.tick_over = []
         if overlap is Overlap.ALLOW and room <= 0:
             self.tick_over = new
-            return
-        if self.tick_us is None or overlap is Overlap.REPLACE:
+        elif self.tick_us is None:
             self._tick(*new)
+        elif overlap is Overlap.REPLACE:
+            if moment_us <= self.tick_us + _LATE_US:
+                self.tick_over = new
+            else:
+                self._tick(*new)
         elif overlap is Overlap.ALLOW and moment_us <= self.tick_us + _BOOT_US:
             # systemd is slower to begin them than to ask.
             if len(self.tick_after) + 1 < room:
@@ -162,12 +171,26 @@ class Memory:
                 self.tick_over = new
         elif moment_us <= self.tick_called_us + _LATE_US:
             self.tick_after = self.tick_after or [new]
-        elif not (overlap is Overlap.QUEUE and waits):
+        elif overlap is Overlap.QUEUE and waits:
+            self.tick_over = new
+        else:
             self._tick(*new)
 
     def _use_up(self, cause: Cause) -> None:
-        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED):
-            self.due_us = max(cause.used_us, cause.scheduled_us or 0) or None
+        due_us = max(cause.used_us, cause.scheduled_us or 0) or None
+        if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED) and due_us != self.due_us:
+            self.due_before_us, self.due_us = self.due_us, due_us
+
+    def put_back(self, due_us: int, before_us: int) -> bool:
+        """What was asked for at a time was due at the one before; whether a run of it is still to begin."""
+        if self.tick_us is not None and self.tick_due_us == due_us:
+            self.tick_due_us = before_us
+            return True
+        for after in self.tick_after:
+            if after[3] == due_us:
+                after[3] = before_us
+                return True
+        return False
 
     def timer_was_stopped(self, moment_us: int) -> None:
         """The timer of the schedule was, and not by a shutdown: what waits is given up with it."""
@@ -205,7 +228,7 @@ class Cause:
 
 def tick_cause(when_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause:
     """Why a run was asked for then, be another on or not. The arguments are those of `cause_of`."""
-    none_on = replace(memory, retry=0, tick_us=None, finished_us=memory.finished_us or memory.started_us)
+    none_on = replace(memory, retry=0, tick_us=None, tick_over=[], finished_us=memory.started_us)
     return cause_of(when_us, definition, none_on, manager, manager_us)
 
 
@@ -268,11 +291,30 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
     return Cause(Trigger.MISSED if late else Trigger.SCHEDULE, 1, due_us)
 
 
+def passed_over(started_us: int, definition: Definition, memory: Memory) -> int | None:
+    """The time before the last one that was used up, where a start that seems to be for neither shows that one was.
+
+    A timer elapses next at the first time after it has elapsed last, however late what it has started then began
+    (timer_enter_waiting in systemd's timer.c). A busy systemd begins that after the next time, as if for this, and then
+    what is for this.
+    """
+    schedule, due_us = definition.schedule, memory.due_us
+    if schedule is None or due_us is None or memory.timer_us is None or memory.timer_stopped_us is not None:
+        return None
+    if last_due(schedule, started_us + _EARLY_US) != due_us:
+        return None
+    before_us = last_due(schedule, due_us - 1)
+    since_us = max(memory.timer_us, (memory.due_before_us or 0) + 1, started_us - definition.accuracy_us - _LATE_US)
+    return before_us if before_us is not None and before_us >= since_us else None
+
+
 def _makes_good(started_us: int, definition: Definition, memory: Memory) -> bool:
     """Whether the timer of the schedule was started shortly before, and runs then what it has missed."""
     if memory.timer_us is None or not (definition.persistent and memory.timer_again):
         return False
     first = memory.timer_of_boot and (memory.started_us is None or memory.started_us < memory.timer_us)
+    # What waited at the shutdown may begin before it.
+    first = first or (memory.timer_of_boot and definition.overlap is not Overlap.SKIP)
     late_us = _BOOT_US if first else _CATCH_UP_US
     return started_us <= memory.timer_us + definition.accuracy_us + late_us
 

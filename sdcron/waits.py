@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sdcron.job import Overlap
 from sdcron.messages import RETRY_TIMER
 from sdcron.runs import Trigger
-from sdcron.trigger import Cause, cause_of, tick_cause
+from sdcron.trigger import Cause, cause_of, passed_over, tick_cause
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:
@@ -28,9 +28,14 @@ class Waits:
         memories: Memories,
         is_answered: Callable[[str, int], bool],
         count_on: Callable[[str], int],
+        put_back: Callable[[str, int, int], bool],
     ) -> None:
-        """`is_answered` tells whether somebody has just asked for a run of a job, `count_on` how many of it are on."""
+        """`is_answered` tells whether somebody has just asked for a run of a job, `count_on` how many of it are on.
+
+        `put_back` has the run of a job that is on, and began as for a due time, be for an earlier one.
+        """
         self._define = define
+        self._put_back = put_back
         self._count_on = count_on
         self._is_answered = is_answered
         self._memories = memories
@@ -41,7 +46,21 @@ class Waits:
         if definition is not None and definition.overlap is Overlap.SKIP and self._is_answered(job, when_us):
             # A time that falls due next to it is still to come.
             return Cause(Trigger.MANUAL)
-        return cause_of(when_us, definition, self._memories.of(job), manager, manager_us)
+        cause = cause_of(when_us, definition, self._memories.of(job), manager, manager_us)
+        return self._in_turn(cause, job, when_us, definition)
+
+    def _in_turn(self, cause: Cause, job: str, when_us: int, definition: Definition | None) -> Cause:
+        """The same, but where it shows that the one before was for the time before its own."""
+        memory = self._memories.of(job)
+        if definition is None or cause.trigger is not Trigger.MANUAL:
+            return cause
+        due_us, before_us = memory.due_us, passed_over(when_us, definition, memory)
+        if due_us is None or before_us is None:
+            return cause
+        memory.due_before_us = before_us
+        is_put_back = memory.put_back(due_us, before_us) or self._put_back(job, due_us, before_us)
+        # What is on record stays as it is.
+        return Cause(Trigger.SCHEDULE, 1, due_us if is_put_back else before_us, due_us)
 
     def asked(self, name: str, when_us: int, manager: str, manager_us: int) -> bool:
         """A service of a job beside its own begins; whether it is one that overlap.py makes, for what does not skip."""
@@ -63,6 +82,7 @@ class Waits:
             cause = Cause(Trigger.MANUAL)
         else:
             cause = tick_cause(when_us, definition, memory, manager, manager_us)
+            cause = self._in_turn(cause, job, when_us, definition)
         room = definition.max_parallel - self._count_on(job)
         memory.ticked(when_us, manager, manager_us, cause, definition.overlap, room)
 

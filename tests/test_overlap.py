@@ -361,11 +361,21 @@ def test_a_transient_job_can_only_skip(overlap: Overlap) -> None:
 A, B = "a" * 32, "b" * 32
 
 
-def journal(overlap: Overlap, *, retries: int = 0) -> test_fold.Place:
-    every = parse_schedule("* * * * *")
-    delays = (60 * SECOND,) * retries
+def journal(overlap: Overlap, schedule: str = "* * * * *", *, retries: int = 0) -> test_fold.Place:
+    every, delays = parse_schedule(schedule), (60 * SECOND,) * retries
     own = Definition(digest="d1", schedule=every, overlap=overlap, max_parallel=2, retry_delays_us=delays)
     return test_fold.Place(own)
+
+
+def often(overlap: Overlap) -> test_fold.Place:
+    """Every other second: the first tick comes at 2, on time, and so does its run."""
+    place = journal(overlap, "*/2 * * * * *")
+    place.tell.at(1).timer_started("sdcron-a.timer")
+    place.tell.at(2.05)
+    if overlap is not Overlap.SKIP:
+        tick(place)
+    place.tell.at(2.2).starting("a", A)
+    return place
 
 
 def tick(place: test_fold.Place) -> None:
@@ -377,18 +387,18 @@ def begins(place: test_fold.Place, number: int, run_id: str) -> None:
     place.tell.starting(slot_name("a", number).removeprefix("sdcron-").removesuffix(".service"), run_id)
 
 
-def ticked(overlap: Overlap, **more: int) -> test_fold.Place:
+def ticked(overlap: Overlap, *, retries: int = 0) -> test_fold.Place:
     """Its timer has asked for a run at 60."""
-    place = journal(overlap, **more)
+    place = journal(overlap, retries=retries)
     place.tell.timer_started("sdcron-a.timer")
     place.tell.at(60)
     tick(place)
     return place
 
 
-def waiting(overlap: Overlap, **more: int) -> test_fold.Place:
+def waiting(overlap: Overlap, *, retries: int = 0) -> test_fold.Place:
     """And for another at 120, while that was on."""
-    place = ticked(overlap, **more)
+    place = ticked(overlap, retries=retries)
     place.tell.starting("a", A)
     place.tell.at(120)
     tick(place)
@@ -598,6 +608,102 @@ def test_a_run_that_another_makes_room_for_between_its_tick_and_its_start_keeps_
         place.tell.succeeded(name, run_id)
     schedule = [(Trigger.SCHEDULE, second) for second in (60, 120, 180)]
     assert causes(place.close_all()) == [*schedule, (Trigger.MANUAL, None)]
+
+
+@pytest.mark.parametrize("begins_at", [7.05, 7.4])
+def test_what_a_stalled_systemd_begins_late_is_for_the_time_before_and_the_next_for_the_last(begins_at: float) -> None:
+    place = often(Overlap.ALLOW)
+    place.tell.at(2.3).succeeded("a", A)
+    # It elapsed at 4, began after 6, and then elapsed at 6 at once.
+    place.tell.at(6.4)
+    tick(place)
+    for moment in sorted((7.1, begins_at)):
+        place.tell.at(moment)
+        if moment == begins_at:
+            begins(place, 1, B)
+        else:
+            tick(place)
+        place = place.again()
+    place.tell.at(7.5)
+    begins(place, 2, "d" * 32)
+    place.tell.at(8.1)
+    tick(place)  # dropped
+    for name, run_id in (("a", B), ("a@2", "d" * 32)):
+        place.tell.succeeded(name, run_id)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, second) for second in (2, 4, 6)]
+
+
+def test_a_service_that_a_stalled_systemd_begins_late_is_for_the_time_before_and_the_next_for_the_last() -> None:
+    for is_on_record in (True, False):
+        place = often(Overlap.SKIP)
+        place.tell.at(2.3).succeeded("a", A)
+        place.tell.at(6.4).starting("a", B)
+        place.tell.at(6.5).succeeded("a", B)
+        found = place.close_all() if is_on_record else []
+        for moment, run_id in ((6.6, "c" * 32), (7.0, "d" * 32), (8.0, "e" * 32)):
+            place.tell.at(moment).starting("a", run_id)
+            place.tell.at(moment + 0.1).succeeded("a", run_id)
+        found += place.close_all()
+        times = [(Trigger.SCHEDULE, second) for second in ((2, 6, 4) if is_on_record else (2, 4, 6))]
+        assert causes(found) == [*times, (Trigger.MANUAL, None), (Trigger.SCHEDULE, 8)]
+
+
+@pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW, Overlap.REPLACE])
+def test_a_tick_that_begins_late_was_due_though_a_run_was_on_then(overlap: Overlap) -> None:
+    place = ticked(overlap)
+    place.tell.starting("a", A)
+    place.tell.at(120.2).succeeded("a", A)
+    place.tell.at(121)
+    tick(place)
+    place.tell.at(121.2).starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 120)]
+
+
+def test_a_tick_has_its_own_time_and_not_that_of_one_that_was_dropped() -> None:
+    place = often(Overlap.ALLOW)
+    place.tell.at(4.1)
+    tick(place)
+    begins(place, 2, B)
+    place.tell.at(6.1)
+    tick(place)  # dropped
+    place.tell.at(7).succeeded("a", A)
+    place.tell.at(8.1)
+    tick(place)
+    begins(place, 1, "d" * 32)
+    for name, run_id in (("a@2", B), ("a", "d" * 32)):
+        place.tell.succeeded(name, run_id)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, second) for second in (2, 4, 8)]
+
+
+def test_what_is_asked_for_beside_a_run_that_waits_may_be_a_run_of_its_own() -> None:
+    place = waiting(Overlap.QUEUE)
+    place.tell.at(179.8).succeeded("a", A)
+    place.tell.at(180)
+    tick(place)  # and before it is seen to, what waits begins
+    place.tell.at(180.1).starting("a@queued", "e" * 32)
+    for moment, run_id in ((180.2, B), (180.5, "d" * 32), (181, "f" * 32)):
+        place.tell.at(moment).starting("a", run_id)
+        place.tell.at(moment + 0.1).succeeded("a", run_id)
+    times = [(Trigger.SCHEDULE, second) for second in (60, 120, 180)]
+    assert causes(place.close_all()) == [*times, (Trigger.MANUAL, None)]
+
+
+def test_what_was_missed_is_made_good_beside_what_waited_at_the_shutdown_however_busy_the_boot_is() -> None:
+    place = waiting(Overlap.QUEUE)
+    place.definition = replace(place.definition or Definition(), persistent=True)
+    place.tell.at(130).stopped("a", A)
+    place.tell.boot = "c" * 32
+    place.tell.at(200).timer_started("sdcron-a.timer")
+    place.tell.at(202).starting("a@queued", "e" * 32)
+    for moment, run_id in ((203, B), (206, "d" * 32), (207, "e" * 32)):
+        place.tell.at(moment)
+        if run_id == "d" * 32:
+            tick(place)
+        place.tell.starting("a", run_id)
+        place.tell.succeeded("a", run_id)
+    times = [(Trigger.SCHEDULE, 60), (Trigger.SCHEDULE, 120), (Trigger.MISSED, 180)]
+    assert causes(place.close_all()) == [*times, (Trigger.MANUAL, None)]
 
 
 def test_a_memory_of_before_has_no_tick() -> None:
