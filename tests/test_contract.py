@@ -735,7 +735,7 @@ def a_run_waits_for_its_locks_as_long_as_it_says(world: World) -> Steps:
     world.apply(
         {
             "first": {"lock": ["kiln", "wheel"], "command": acts(Act(lasts=600))},
-            "in-time": {"lock": ["kiln", "wheel"], "lock_wait": "90s", "command": acts(Act("in time"))},
+            "in-time": {"lock": ["kiln", "wheel"], "lock_wait": "10m", "command": acts(Act("in time"))},
             "too-late": {"lock": "kiln", "lock_wait": "700ms", "command": acts(Act("too late"))},
             "hidden": {
                 "lock": "wheel",
@@ -743,8 +743,8 @@ def a_run_waits_for_its_locks_as_long_as_it_says(world: World) -> Steps:
                 "output": {"redact": ["wh.*l"], "keep": "9"},
                 "command": acts(Act("hidden")),
             },
-            "no-time": {"lock": "kiln", "lock_wait": "90s", "timeout": "700ms", "command": acts(Act("no time"))},
-            "ended": {"lock": "kiln", "lock_wait": "90s", "command": acts(Act("ended"))},
+            "no-time": {"lock": "kiln", "lock_wait": "10m", "timeout": "700ms", "command": acts(Act("no time"))},
+            "ended": {"lock": "kiln", "lock_wait": "10m", "command": acts(Act("ended"))},
         }
     )
     world.start("first")
