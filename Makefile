@@ -21,7 +21,7 @@ run-machine:
 
 test: $(VENV)/ready
 	@tests/prepare.sh machines
-	$(PYTEST) -n 2
+	$(PYTEST) -n 2 -o verbosity_assertions=2
 
 test-fast: $(VENV)/ready
 	$(PYTEST) -m "not system"
