@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _EARLY_US = 50_000
 """How much before its time a start may be logged, the clock being adjusted."""
+_TOLD_US = 50_000
+"""How much later than it begins to wait a timer may be logged as started, on a busy machine."""
 _LATE_US = 10_000_000
 """How much later than AccuracySec= allows a busy machine may start what is due."""
 _BOOT_US = 300_000_000
@@ -282,7 +284,7 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
     if due_us is None:
         return Cause(Trigger.MANUAL)
     # A timer that was started later than now was started before the clock was set back.
-    if memory.timer_us is not None and due_us < memory.timer_us <= started_us:
+    if memory.timer_us is not None and due_us < memory.timer_us - _TOLD_US <= started_us:
         if not _makes_good(started_us, definition, memory):
             return Cause(Trigger.MANUAL)
         later_us = last_due(definition.schedule, started_us - slack) if definition.schedule is not None else None

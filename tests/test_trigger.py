@@ -55,6 +55,11 @@ def test_a_start_right_before_a_time_is_late_for_the_time_before_if_that_is_not_
     assert cause(NOON - 20_000, waiting(NOON - 2 * DAY)).scheduled_us == NOON
 
 
+def test_a_timer_that_began_to_wait_right_before_a_time_is_logged_right_after_it() -> None:
+    assert cause(NOON + 200_000, waiting(NOON + 5_000)) == Cause(Trigger.SCHEDULE, 1, NOON)
+    assert cause(NOON + 200_000, waiting(NOON + 60_000)).trigger is Trigger.MANUAL
+
+
 def test_what_is_started_right_after_a_pause_makes_nothing_good() -> None:
     memory = waiting(NOON - DAY)
     memory.timer_stopped_us = NOON - HOUR
