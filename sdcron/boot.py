@@ -19,6 +19,7 @@ from sdcron.errors import BackendError, SdcronError
 from sdcron.files import Files
 from sdcron.installed import read_one
 from sdcron.job import Overlap
+from sdcron.job_memory import Memory
 from sdcron.journal import write
 from sdcron.ledger import database
 from sdcron.operations import connect
@@ -27,7 +28,6 @@ from sdcron.pauses import read_pauses
 from sdcron.retry import retry_timer_name
 from sdcron.store import Store
 from sdcron.sync_socket import ask
-from sdcron.trigger import Memory
 from sdcron.units import PREFIX, service_name
 
 _LONG_SECONDS = 900.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sdcron.asking import AskedFor
 from sdcron.chain_entries import hear_chain, hear_gate
 from sdcron.job import RESERVED_NAMES, Overlap
+from sdcron.job_memory import Cause
 from sdcron.lock_skips import hear_lock, note_held_lock
 from sdcron.memories import Memories
 from sdcron.messages import (
@@ -45,7 +46,6 @@ from sdcron.reports import Reports
 from sdcron.runs import NOT_ASKED, Trigger, microseconds_of, moment_of
 from sdcron.store import Batch
 from sdcron.streams import Streams
-from sdcron.trigger import Cause
 from sdcron.units import PREFIX
 from sdcron.waits import Waits
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from sdcron.job_memory import Memory
 from sdcron.output import Capture, Patterns, compile_patterns
-from sdcron.trigger import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sdcron.definition import Definition
-    from sdcron.trigger import Cause
+    from sdcron.job_memory import Cause
 
 # systemd.exec(5), "Process Exit Codes", and what $SERVICE_RESULT may be.
 _RESULTS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sdcron.job import Overlap
+from sdcron.job_memory import Cause
 from sdcron.messages import RETRY_TIMER
 from sdcron.runs import Trigger
-from sdcron.trigger import Cause, cause_of, passed_over, tick_cause
+from sdcron.trigger import cause_of, passed_over, tick_cause
 from sdcron.units import PREFIX
 
 if TYPE_CHECKING:

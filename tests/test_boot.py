@@ -11,13 +11,13 @@ from sdcron.apply import Applier
 from sdcron.boot import Owed, arm, not_given_up, owed_retries
 from sdcron.files import Files
 from sdcron.installed import read_installed
+from sdcron.job_memory import Memory
 from sdcron.jobfile import Context
 from sdcron.jobset import read_paths
 from sdcron.paths import Scope, system_paths
 from sdcron.pauses import Pause
 from sdcron.plan import make_plan
 from sdcron.store import Batch, Store
-from sdcron.trigger import Memory
 from sdcron.units import compile_job
 from tests.fake_backend import FakeBackend
 

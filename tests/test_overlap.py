@@ -22,6 +22,7 @@ from sdcron.boot_chains import start_chains
 from sdcron.definition import Definition
 from sdcron.installed import InstalledJob, read_one
 from sdcron.job import Job, Missed, Overlap, Retry, Source
+from sdcron.job_memory import Memory as RunMemory
 from sdcron.overlap import queued_name, slot_name, slot_of, tick_name
 from sdcron.overlapping import start_by_systemd
 from sdcron.paths import Scope, system_paths
@@ -31,7 +32,6 @@ from sdcron.plan import Action, Change
 from sdcron.runs import Outcome, Run, Trigger
 from sdcron.schedule import parse_schedule
 from sdcron.stopping import Target, stop, under_way
-from sdcron.trigger import Memory as RunMemory
 from sdcron.unit_locks import HELD_MESSAGE
 from sdcron.units import compile_job
 from tests import test_agenda, test_fold

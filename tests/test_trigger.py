@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdcron.definition import Definition
+from sdcron.job_memory import Cause, Memory
 from sdcron.runs import Trigger, microseconds_of
 from sdcron.schedule import parse_schedule
-from sdcron.trigger import Cause, Memory, cause_of, last_due
+from sdcron.trigger import cause_of, last_due
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
