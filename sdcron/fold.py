@@ -259,10 +259,10 @@ class Fold:
             self._remember_end(run, self._define(run.job))
 
     def _is_replaced(self, run: OpenRun) -> bool:
-        """Whether it was stopped for the next run, which was asked for since it began."""
+        """Whether it was stopped for the next run."""
         definition, memory = self._define(run.job), self.memories.of(run.job)
         replaces = definition is not None and definition.overlap is Overlap.REPLACE and run.slot <= MOST_SLOTS
-        return replaces and memory.tick_us is not None and memory.tick_us >= (run.started_us or 0)
+        return replaces and memory.is_replaced(run.started_us or 0, run.ended_us or 0)
 
     def _begin(self, job: str, slot: int, run_id: str, host: str, when_us: int) -> None:
         for other in self._open_runs.going_on(job, slot, run_id):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LATE_US = 10_000_000
 """How much later than AccuracySec= allows a busy machine may start what is due."""
+_TICKS_US = 2_000_000
+"""How long a tick may be at work until what it asks for is asked of systemd."""
 BOOT_US = 300_000_000
 """How long the first run after a boot may wait for what it needs, such as a network."""
 
@@ -28,7 +30,7 @@ class Cause:
     attempt: int = 1
     scheduled_us: int | None = None
     used_us: int = 0
-    """A later time of the schedule that is used up with it: it came while the start waited."""
+    """A later time of the schedule that is used up with it, or before: it came while the start waited."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,8 @@ class Memory:
     started_us: int | None = None
     """When the last run started."""
     finished_us: int | None = None
+    before_us: tuple[int, int] = (0, 0)
+    """From when to when the run before it was on."""
     due_us: int | None = None
     """The last time of the schedule that a run has used up."""
     due_before_us: int | None = None
@@ -59,6 +63,7 @@ class Memory:
     timer_stopped_us: int | None = None
     """When it was stopped, as by a pause; None while it runs, and after a shutdown, which stops all."""
     boot_timer_us: int | None = None
+    """When the timer that runs it at boot was started, until it has."""
     digest: str | None = None
     """Of the job as its last run was."""
     keep: int = 0
@@ -76,8 +81,9 @@ class Memory:
     tick_after: list[list[Any]] = field(default_factory=list)
     """When and why those after it were asked for, as `tick_us`, `tick_manager`, `tick_trigger` and `tick_due_us`."""
     tick_over: list[Any] = field(default_factory=list)
-    """What was asked for last that may come to nothing, or to a run of its own: while as many were on as may be, one of
-    which may be over before that is decided; or beside what waits, which may begin before that is seen."""
+    """What was asked for last that comes to nothing, and may for a moment come to a run of its own: while as many were
+    on as may be, one of which may be over before that is decided; or beside what waits, which may begin before that is
+    seen. As those of `tick_after`."""
     is_held: bool = False
     """Whether a run for an instant is on, which all others wait for (by_hand.py)."""
     held_us: int = 0
@@ -97,8 +103,10 @@ class Memory:
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Self:
         """The inverse. Raises TypeError for a member that there is not."""
-        memory = cls(**state)
-        memory.redact = tuple(memory.redact)
+        # Of before there was such a member: nothing shows that a time was passed over.
+        memory = cls(**{"due_before_us": state.get("due_us"), **state})
+        memory.redact, (began_us, over_us) = tuple(memory.redact), memory.before_us
+        memory.before_us = (began_us, over_us)
         return memory
 
     def timer_started(self, moment_us: int, manager: str, digest: str | None) -> None:
@@ -123,6 +131,7 @@ class Memory:
 
     def run_started(self, started_us: int, cause: Cause) -> None:
         """A run has begun, and with it every wait for one is over."""
+        self.before_us = (self.started_us or 0, self.finished_us or started_us)
         self.started_us, self.finished_us = started_us, None
         self.retry, self.owed, self.chain_us = 0, 0, 0
         if self.tick_us is None:
@@ -148,9 +157,10 @@ class Memory:
         if cause.trigger is Trigger.AFTER:
             self.chain_us = 0
         is_on = self.is_held or (self.started_us is not None and self.finished_us is None)
-        # What waited for a run begins soon after its end.
-        is_on = is_on or moment_us <= max(self.finished_us or 0, self.held_us) + LATE_US
-        waits = is_on or (self.tick_manager != manager and moment_us <= manager_us + BOOT_US)
+        # What waited for a run begins soon after its end, but for what was given up with it.
+        ended_us = max(self.finished_us or 0, self.held_us)
+        is_over = cause.trigger is not Trigger.MANUAL and moment_us <= ended_us + _TICKS_US
+        waits = is_on or is_over or (self.tick_manager != manager and moment_us <= manager_us + BOOT_US)
         new: list[Any] = [moment_us, manager, cause.trigger or "", cause.scheduled_us]
         self.tick_over = []
         if overlap is Overlap.ALLOW and room <= 0:
@@ -158,7 +168,8 @@ class Memory:
         elif self.tick_us is None:
             self._tick(*new)
         elif overlap is Overlap.REPLACE:
-            if moment_us <= self.tick_us + LATE_US:
+            # Either is a run of its own, or, while one is being stopped for them, they are one.
+            if not is_on and moment_us <= self.tick_us + _TICKS_US:
                 self.tick_over = new
             else:
                 self._tick(*new)
@@ -175,18 +186,26 @@ class Memory:
         else:
             self._tick(*new)
 
+    def is_replaced(self, started_us: int, when_us: int) -> bool:
+        """Whether the end then of the run that began is for another, which was asked for since, or right before."""
+        if self.tick_us is not None:
+            return self.tick_us >= started_us
+        return bool(self.tick_over) and when_us <= self.tick_over[0] + LATE_US
+
     def _use_up(self, cause: Cause) -> None:
         due_us = max(cause.used_us, cause.scheduled_us or 0) or None
         if cause.trigger in (Trigger.SCHEDULE, Trigger.MISSED) and due_us != self.due_us:
             self.due_before_us, self.due_us = self.due_us, due_us
+        elif cause.trigger is Trigger.BOOT:
+            self.boot_timer_us = None
 
     def put_back(self, due_us: int, before_us: int) -> bool:
-        """What was asked for at a time was due at the one before; whether a run of it is still to begin."""
+        """What was asked for as at a due time was due at the one before; False if no run of it is still to begin."""
         if self.tick_us is not None and self.tick_due_us == due_us:
             self.tick_due_us = before_us
             return True
-        for after in self.tick_after:
-            if after[3] == due_us:
+        for after in (*self.tick_after, self.tick_over):
+            if after and after[3] == due_us:
                 after[3] = before_us
                 return True
         return False
@@ -199,6 +218,9 @@ class Memory:
     def tick_called(self, moment_us: int) -> None:
         """What waited, where runs queue, begins to start the run that was asked for."""
         self.tick_called_us = moment_us if self.tick_us is not None else 0
+        if self.tick_over and self.tick_over[0] < moment_us - _TICKS_US:
+            # It was one with what waits.
+            self.tick_over = []
 
     def _tick(self, moment_us: int | None, manager: str, trigger: str, due_us: int | None) -> None:
         self.tick_us, self.tick_manager, self.tick_trigger, self.tick_due_us = moment_us, manager, trigger, due_us

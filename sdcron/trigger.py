@@ -39,10 +39,6 @@ def tick_cause(when_us: int, definition: Definition, memory: Memory, manager: st
 
 def _of_tick(started_us: int, definition: Definition, memory: Memory, manager: str, manager_us: int) -> Cause | None:
     """The cause of what asked for a run, if that is what begins: at once, or when another is over, or the next boot."""
-    if memory.tick_us is None and memory.tick_over:
-        # It asked what was on some time after it had begun itself.
-        asked_us, _, trigger, due_us = memory.tick_over
-        return Cause(Trigger(trigger), 1, due_us) if trigger and started_us <= asked_us + LATE_US else None
     if memory.tick_us is None or not memory.tick_trigger:
         return None
     slack = definition.accuracy_us + LATE_US
@@ -57,6 +53,15 @@ def _of_tick(started_us: int, definition: Definition, memory: Memory, manager: s
     if started_us > since_us + slack:
         return None
     return Cause(Trigger(memory.tick_trigger), 1, memory.tick_due_us)
+
+
+def _of_tick_over(started_us: int, memory: Memory, manager: str) -> Cause | None:
+    """The cause of what seemed to ask for a run in vain, and looked a moment later whether it does."""
+    if memory.tick_us is not None or not memory.tick_over:
+        return None
+    asked_us, asked_manager, trigger, due_us = memory.tick_over
+    is_its = trigger and asked_manager == manager and started_us <= asked_us + LATE_US
+    return Cause(Trigger(trigger), 1, due_us) if is_its else None
 
 
 def cause_of(started_us: int, definition: Definition | None, memory: Memory, manager: str, manager_us: int) -> Cause:
@@ -78,10 +83,12 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
             return Cause(Trigger.RETRY, retry + 1, due)
         if started_us < memory.retry_armed_us:  # the clock was set back, and how far nobody tells
             return Cause(Trigger.RETRY, retry + 1)
+    cause = _of_tick_over(started_us, memory, manager)
+    if cause is not None:
+        return cause
     if definition.boot and memory.boot_timer_us is not None:
         due = max(memory.boot_timer_us, manager_us + definition.boot_delay_us)
-        first = memory.started_us is None or memory.started_us < memory.boot_timer_us
-        if first and memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + BOOT_US:
+        if memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + BOOT_US:
             return Cause(Trigger.BOOT, 1, None)
     due_us = _due(started_us, definition, memory, slack)
     if due_us is None:
@@ -97,11 +104,11 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
 
 
 def passed_over(started_us: int, definition: Definition, memory: Memory) -> int | None:
-    """The time before the last one that was used up, where a start that seems to be for neither shows that one was.
+    """The time before the last one, if the last run was for that, and this start, with no time left, is for the last.
 
-    A timer elapses next at the first time after it has elapsed last, however late what it has started then began
-    (timer_enter_waiting in systemd's timer.c). A busy systemd begins that after the next time, as if for this, and then
-    what is for this.
+    A timer elapses next at the first time after it has elapsed last, and at once if that is over by then
+    (timer_enter_waiting in systemd's timer.c). What a systemd that stood still begins after the next time is taken for
+    that one's, and what is that one's comes right after it.
     """
     schedule, due_us = definition.schedule, memory.due_us
     if schedule is None or due_us is None or memory.timer_us is None or memory.timer_stopped_us is not None:
@@ -109,8 +116,13 @@ def passed_over(started_us: int, definition: Definition, memory: Memory) -> int 
     if last_due(schedule, started_us + _EARLY_US) != due_us:
         return None
     before_us = last_due(schedule, due_us - 1)
-    since_us = max(memory.timer_us, (memory.due_before_us or 0) + 1, started_us - definition.accuracy_us - LATE_US)
-    return before_us if before_us is not None and before_us >= since_us else None
+    since_us = max(memory.timer_us - _TOLD_US, (memory.due_before_us or 0) + 1, started_us - LATE_US)
+    if before_us is None or before_us < since_us:
+        return None
+    on_us, over_us = memory.before_us
+    # A service that was on at either is not started by its timer for the first.
+    skips = definition.overlap is Overlap.SKIP and (over_us >= due_us or on_us < before_us <= over_us)
+    return None if skips else before_us
 
 
 def _makes_good(started_us: int, definition: Definition, memory: Memory) -> bool:
@@ -119,7 +131,7 @@ def _makes_good(started_us: int, definition: Definition, memory: Memory) -> bool
         return False
     first = memory.timer_of_boot and (memory.started_us is None or memory.started_us < memory.timer_us)
     # What waited at the shutdown may begin before it.
-    first = first or (memory.timer_of_boot and definition.overlap is not Overlap.SKIP)
+    first = first or (memory.timer_of_boot and definition.overlap is Overlap.QUEUE and memory.due_us is not None)
     late_us = BOOT_US if first else _CATCH_UP_US
     return started_us <= memory.timer_us + definition.accuracy_us + late_us
 

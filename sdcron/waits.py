@@ -33,7 +33,7 @@ class Waits:
     ) -> None:
         """`is_answered` tells whether somebody has just asked for a run of a job, `count_on` how many of it are on.
 
-        `put_back` has the run of a job that is on, and began as for a due time, be for an earlier one.
+        `put_back` has the run of a job that is not on record yet, and began as for a due time, be for an earlier one.
         """
         self._define = define
         self._put_back = put_back
@@ -42,7 +42,7 @@ class Waits:
         self._memories = memories
 
     def cause(self, job: str, when_us: int, manager: str, manager_us: int) -> Cause:
-        """Why a run of the job begins then."""
+        """Why a run of the job begins then. It may show that the one before was for another due time."""
         definition = self._define(job)
         if definition is not None and definition.overlap is Overlap.SKIP and self._is_answered(job, when_us):
             # A time that falls due next to it is still to come.
@@ -51,7 +51,10 @@ class Waits:
         return self._in_turn(cause, job, when_us, definition)
 
     def _in_turn(self, cause: Cause, job: str, when_us: int, definition: Definition | None) -> Cause:
-        """The same, but where it shows that the one before was for the time before its own."""
+        """The same; but what seems to be by hand may show that the run before was for the time before its own.
+
+        Then that has this, in what is remembered or its open run, and this one has what that had.
+        """
         memory = self._memories.of(job)
         if definition is None or cause.trigger is not Trigger.MANUAL:
             return cause

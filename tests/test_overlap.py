@@ -706,6 +706,145 @@ def test_what_was_missed_is_made_good_beside_what_waited_at_the_shutdown_however
     assert causes(place.close_all()) == [*times, (Trigger.MANUAL, None)]
 
 
+def test_a_retry_is_one_though_what_was_asked_for_beside_its_run_came_to_nothing() -> None:
+    place = journal(Overlap.QUEUE, "*/5 * * * * *", retries=1)
+    place.definition = replace(place.definition or Definition(), retry_delays_us=(3 * SECOND,))
+    place.tell.at(4).timer_started("sdcron-a.timer")
+    for second in (5, 10, 15.01):
+        place.tell.at(second)
+        tick(place)
+        if second == 5:
+            place.tell.starting("a", A)
+    place.tell.at(15.5).succeeded("a", A)
+    place.tell.starting("a@queued", "e" * 32)
+    place.tell.at(15.55).starting("a", B)
+    place.tell.at(15.6).failed("a", B)
+    place.tell.timer_started("sdcron-a@retry-1.timer")
+    place.tell.at(18.71).starting("a", "d" * 32)
+    place.tell.succeeded("a", "d" * 32)
+    runs = place.close_all()
+    assert [(run.trigger, run.attempt) for run in runs][1:] == [(Trigger.SCHEDULE, 1), (Trigger.RETRY, 2)]
+
+
+def test_what_was_one_with_the_run_that_waited_is_not_why_another_begins() -> None:
+    place = waiting(Overlap.QUEUE)
+    place.tell.at(180)
+    tick(place)
+    place.tell.at(185).succeeded("a", A)
+    place.tell.starting("a@queued", "e" * 32)
+    for moment, run_id in ((185.1, B), (188, "d" * 32)):
+        place.tell.at(moment).starting("a", run_id)
+        place.tell.succeeded("a", run_id)
+    assert causes(place.close_all())[1:] == [(Trigger.SCHEDULE, 120), (Trigger.MANUAL, None)]
+
+
+@pytest.mark.parametrize(("stopped", "asked", "due"), [(130, 132, None), (130, 130.5, None), (177, 180, 180)])
+def test_what_is_given_up_with_a_run_is_not_what_is_asked_for_next(stopped: float, asked: float, due: int) -> None:
+    place = waiting(Overlap.QUEUE)
+    place.tell.at(stopped).stopped("a", A)
+    place.tell.at(asked)
+    tick(place)
+    place.tell.at(asked + 0.2).starting("a", B)
+    place.tell.succeeded("a", B)
+    assert causes(place.close_all())[1] == ((Trigger.SCHEDULE, due) if due else (Trigger.MANUAL, None))
+
+
+def test_of_two_ticks_the_first_replaces_nothing_and_the_second_that_and_both_have_their_times() -> None:
+    place = journal(Overlap.REPLACE, "*/2 * * * * *")
+    place.tell.at(1).timer_started("sdcron-a.timer")
+    for second in (4.01, 6.01):
+        place.tell.at(second if second > 5 else 5.9)
+        if second > 5:
+            place.tell.at(6.01)
+        tick(place)
+    place.tell.at(6.1).starting("a", A)
+    place.tell.at(6.2).stopped("a", A)
+    place.tell.at(6.3).starting("a", B)
+    place.tell.at(60).stopped("a", B)
+    runs = place.close_all()
+    assert causes(runs) == [(Trigger.SCHEDULE, 4), (Trigger.SCHEDULE, 6)]
+    assert [run.reason for run in runs] == ["replaced by the next run", "stopped by an administrator"]
+
+
+def test_while_a_run_ends_for_the_next_the_last_that_comes_is_that() -> None:
+    place = often(Overlap.REPLACE)
+    for second in (4.01, 6.01, 8.01):
+        place.tell.at(second)
+        tick(place)
+    place.tell.at(9).stopped("a", A)
+    place.tell.starting("a", B)
+    place.tell.at(9.1).succeeded("a", B)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 2), (Trigger.SCHEDULE, 8)]
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        # One begins when one is over that was on over its time.
+        [(2.01, 5, 2), (5.01, 8, 4), (8.01, 8.1, 8), (9, 9.1, None)],
+        # One by hand was on over a time.
+        [(2.01, 2.1, 2), (3.5, 4.5, None), (6.01, 6.1, 6), (7, 7.1, None)],
+    ],
+)
+def test_a_time_that_fell_into_a_run_was_not_passed_over(spans: list[tuple[float, float, int | None]]) -> None:
+    place = journal(Overlap.SKIP, "*/2 * * * * *")
+    place.tell.at(1).timer_started("sdcron-a.timer")
+    for number, (began, ended, _) in enumerate(spans):
+        place.tell.at(began).starting("a", f"{number}" * 32)
+        place.tell.at(ended).succeeded("a", f"{number}" * 32)
+    found = causes(place.close_all())
+    assert [due for _, due in found if due != 4] == [due for *_, due in spans if due != 4]
+
+
+def test_what_was_dropped_was_for_the_time_before_if_the_next_comes_at_once() -> None:
+    place = often(Overlap.ALLOW)
+    place.tell.at(4.1)
+    tick(place)
+    begins(place, 2, B)
+    for second in (8.4, 8.5):
+        place.tell.at(second)
+        tick(place)
+    place.tell.succeeded("a", A)
+    place.tell.at(8.6)
+    begins(place, 1, "d" * 32)
+    for name, run_id in (("a@2", B), ("a", "d" * 32)):
+        place.tell.succeeded(name, run_id)
+    assert causes(place.close_all())[-1] == (Trigger.SCHEDULE, 8)
+
+
+def test_what_was_dropped_is_forgotten_with_its_manager() -> None:
+    place = often(Overlap.ALLOW)
+    place.tell.at(4.1)
+    tick(place)
+    begins(place, 2, B)
+    place.tell.at(6.1)
+    tick(place)
+    place.tell.boot = "c" * 32
+    place.tell.at(7).starting("a", "d" * 32)
+    place.tell.succeeded("a", "d" * 32)
+    assert causes(place.close_all())[-1] == (Trigger.MANUAL, None)
+
+
+def test_a_boot_is_why_a_run_begins_beside_what_waited_at_the_shutdown() -> None:
+    place = waiting(Overlap.QUEUE)
+    place.definition = replace(place.definition or Definition(), boot=True)
+    place.tell.at(130).stopped("a", A)
+    place.tell.boot = "c" * 32
+    place.tell.at(195).timer_started("sdcron-a@boot.timer")
+    place.tell.at(196.1).starting("a", B)
+    place.tell.at(197)
+    tick(place)
+    place.tell.at(197.1).succeeded("a", B)
+    place.tell.starting("a", "d" * 32)
+    place.tell.succeeded("a", "d" * 32)
+    assert causes(place.close_all())[1:] == [(Trigger.SCHEDULE, 120), (Trigger.BOOT, None)]
+
+
+def test_of_a_memory_of_before_no_time_was_passed_over() -> None:
+    state = RunMemory(due_us=5).as_json()
+    assert RunMemory.from_json({name: state[name] for name in state if "before" not in name}).due_before_us == 5
+
+
 def test_a_memory_of_before_has_no_tick() -> None:
     state = RunMemory(started_us=5).as_json()
     assert RunMemory.from_json({name: state[name] for name in state if not name.startswith("tick")}).tick_us is None
