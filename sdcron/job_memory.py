@@ -131,7 +131,7 @@ class Memory:
 
     def run_started(self, started_us: int, cause: Cause) -> None:
         """A run has begun, and with it every wait for one is over."""
-        self.before_us = (self.started_us or 0, self.finished_us or started_us)
+        self.before_us = (self.started_us, self.finished_us or started_us) if self.started_us is not None else (0, 0)
         self.started_us, self.finished_us = started_us, None
         self.retry, self.owed, self.chain_us = 0, 0, 0
         if self.tick_us is None:

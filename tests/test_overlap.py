@@ -648,6 +648,19 @@ def test_a_service_that_a_stalled_systemd_begins_late_is_for_the_time_before_and
         assert causes(found) == [*times, (Trigger.MANUAL, None), (Trigger.SCHEDULE, 8)]
 
 
+@pytest.mark.parametrize("overlap", Overlap)
+def test_the_first_run_of_all_may_begin_late_too(overlap: Overlap) -> None:
+    place = journal(overlap, "*/2 * * * * *")
+    place.tell.at(3.9).timer_started("sdcron-a.timer")
+    for moment, run_id in ((6.2, A), (6.4, B)):
+        place.tell.at(moment)
+        if overlap is not Overlap.SKIP:
+            tick(place)
+        place.tell.starting("a", run_id)
+        place.tell.succeeded("a", run_id)
+    assert causes(place.close_all()) == [(Trigger.SCHEDULE, 4), (Trigger.SCHEDULE, 6)]
+
+
 @pytest.mark.parametrize("overlap", [Overlap.QUEUE, Overlap.ALLOW, Overlap.REPLACE])
 def test_a_tick_that_begins_late_was_due_though_a_run_was_on_then(overlap: Overlap) -> None:
     place = ticked(overlap)
