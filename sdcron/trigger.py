@@ -91,12 +91,13 @@ def cause_of(started_us: int, definition: Definition | None, memory: Memory, man
         if memory.boot_timer_us - _EARLY_US <= started_us <= due + slack + BOOT_US:
             return Cause(Trigger.BOOT, 1, None)
     due_us = _due(started_us, definition, memory, slack)
+    by_hand = Cause(Trigger.MANUAL)
     if due_us is None:
-        return Cause(Trigger.MANUAL)
+        return by_hand
     # A timer that was started later than now was started before the clock was set back.
     if memory.timer_us is not None and due_us < memory.timer_us - _TOLD_US <= started_us:
         if not _makes_good(started_us, definition, memory):
-            return Cause(Trigger.MANUAL)
+            return Cause(Trigger.SCHEDULE, 1, due_us) if _at_once(started_us, due_us, definition, memory) else by_hand
         later_us = last_due(definition.schedule, started_us - slack) if definition.schedule is not None else None
         return Cause(Trigger.MISSED, 1, due_us, later_us if later_us is not None and later_us > due_us else 0)
     late = started_us > max(due_us, memory.held_us) + slack and not _was_on(memory, due_us)
@@ -134,6 +135,12 @@ def _makes_good(started_us: int, definition: Definition, memory: Memory) -> bool
     first = first or (memory.timer_of_boot and definition.overlap is Overlap.QUEUE and memory.due_us is not None)
     late_us = BOOT_US if first else _CATCH_UP_US
     return started_us <= memory.timer_us + definition.accuracy_us + late_us
+
+
+def _at_once(started_us: int, due_us: int, definition: Definition, memory: Memory) -> bool:
+    """Whether a time fell due while an apply was at work, or the like, which sets a stamp and then starts the timer."""
+    timer_us = memory.timer_us or 0
+    return definition.persistent and due_us >= timer_us - LATE_US and started_us <= timer_us + _CATCH_UP_US
 
 
 def _was_on(memory: Memory, due_us: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,8 +58,15 @@ def test_a_start_right_before_a_time_is_late_for_the_time_before_if_that_is_not_
 
 
 def test_a_timer_that_began_to_wait_right_before_a_time_is_logged_right_after_it() -> None:
-    assert cause(NOON + 200_000, waiting(NOON + 5_000)) == Cause(Trigger.SCHEDULE, 1, NOON)
-    assert cause(NOON + 200_000, waiting(NOON + 60_000)).trigger is Trigger.MANUAL
+    skips = replace(DAILY, persistent=False)
+    assert cause(NOON + 200_000, waiting(NOON + 5_000), skips) == Cause(Trigger.SCHEDULE, 1, NOON)
+    assert cause(NOON + 200_000, waiting(NOON + 60_000), skips).trigger is Trigger.MANUAL
+
+
+def test_what_falls_due_while_an_apply_is_at_work_is_run_by_it_as_it_ends() -> None:
+    assert cause(NOON + 400_000, waiting(NOON + 300_000)) == Cause(Trigger.SCHEDULE, 1, NOON)
+    assert cause(NOON + 3 * SECOND, waiting(NOON + 300_000)).trigger is Trigger.MANUAL
+    assert cause(NOON + 12 * SECOND, waiting(NOON + 11 * SECOND)).trigger is Trigger.MANUAL
 
 
 def test_what_is_started_right_after_a_pause_makes_nothing_good() -> None:
