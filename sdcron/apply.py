@@ -21,11 +21,12 @@ from sdcron.drop_ins import directories as drop_in_directories
 from sdcron.drop_ins import unit_of
 from sdcron.errors import BackendError, LockHeldError, SdcronError
 from sdcron.files import Files, leftovers, make_directory
+from sdcron.paths import wants_dir, wants_target
 from sdcron.pauses import NO_MARKS, owed_without
 from sdcron.step import Scene, Step, backward, forward, is_boot_timer, is_retry, read_text, stamp_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from sdcron.backends import Backend
     from sdcron.paths import Paths
@@ -66,6 +67,12 @@ def apply_lock(paths: Paths, wait_seconds: float) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _names_below(directory: Path, paths: Iterable[str]) -> list[str]:
+    """What of these files lies there, and how it is called."""
+    below = f"{directory}/"
+    return [path.removeprefix(below) for path in paths if path.startswith(below)]
+
+
 class Applier:
     """Changes one scope. `backend` None means that only files change (`--root`)."""
 
@@ -103,13 +110,24 @@ class Applier:
         self.recovered = True
         return True
 
-    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS, *, give_up: bool = True) -> None:
+    def carry_out(
+        self,
+        plan: Plan,
+        marks: Mapping[str, str | None] = NO_MARKS,
+        *,
+        give_up: bool = True,
+        digests: str | None = None,
+    ) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
 
         `marks` are texts for `Paths.paused_dir` by name, None for one to be removed: see pauses.py. Starts that wait,
-        of jobs that are paused or gone then, are given up unless told otherwise.
+        of jobs that are paused or gone then, are given up unless told otherwise. `digests` are those of the drop-in
+        files that all this was compiled from: see jobs_d.py.
         """
-        if not plan and not marks:
+        generated_from = self._paths.generated_from
+        if digests == read_text(generated_from):
+            digests = None
+        if not plan and not marks and digests is None:
             return
         scene = self._scene(plan.changes)
         onward = self._forward(plan.changes, scene)
@@ -121,6 +139,9 @@ class Applier:
             path = self._paths.paused_dir / name
             onward.files[str(path)] = mark
             back.files[str(path)] = read_text(path)
+        if digests is not None:
+            onward.files[str(generated_from)] = digests
+            back.files[str(generated_from)] = read_text(generated_from)
         text = json.dumps({name: getattr(back, name) for name in Step.__slots__})
         try:
             staged = self._stage(onward)
@@ -177,7 +198,8 @@ class Applier:
     def _delete_leftovers(self) -> None:
         paths = self._paths
         for directory in (
-            *(paths.unit_dir, paths.wants_dir, paths.script_dir, paths.paused_dir, paths.queued_dir, paths.state_dir),
+            *(directory for unit_dir in paths.unit_dirs for directory in (unit_dir, wants_dir(unit_dir))),
+            *(paths.script_dir, paths.paused_dir, paths.queued_dir, paths.state_dir),
         ):
             for path in leftovers(directory):
                 self._files.delete(path)
@@ -187,7 +209,8 @@ class Applier:
         """Remove the directories of drop-ins, and of tokens, that are empty."""
         graph = self._paths.graph_dir
         tokens = [path for path in sorted(graph.iterdir()) if path.is_dir()] if graph.is_dir() else []
-        drop_ins = [self._paths.unit_dir / name for name in sorted(drop_in_directories(self._paths.unit_dir))]
+        unit_dirs = self._paths.unit_dirs
+        drop_ins = [unit_dir / name for unit_dir in unit_dirs for name in sorted(drop_in_directories(unit_dir))]
         for directory in (*drop_ins, *tokens, *([graph] if graph.is_dir() else [])):
             for path in leftovers(directory) if leftovers_too else ():
                 self._files.delete(path)
@@ -242,14 +265,18 @@ class Applier:
             # Before the new text is there: the machine may go down in between and boot with it.
             if what == "set":
                 self._files.touch(stamp_path(self._paths, timer), max(began, self._last_elapse(timer)))
+        last = {str(self._paths.generated_from)}
         for path, text in step.files.items():
-            if path not in marks:
+            if path not in marks | last:
                 self._publish(path, text, staged)
         for link, target in step.links.items():
             if target is None:
                 self._files.delete(Path(link))
             else:
                 self._files.link(Path(link), target)
+        for path in last.intersection(step.files):
+            # Who reads it takes all else for what it says.
+            self._publish(path, step.files[path], staged)
         if any(".service.d/" in path or path.startswith(f"{self._paths.graph_dir}/") for path in step.files):
             self._delete_empty()
         for directory in {Path(path).parent for path in (*step.files, *step.links)}:
@@ -300,25 +327,33 @@ class Applier:
         """Make systemd drop the old texts; one reload only where it still holds one (a run is on, a retry waits).
 
         timers.target holds its timers from a boot or reload on, and lets go of those whose link a reload does not find.
+        What is generated is there only after a reload.
         """
-        below = f"{self._paths.unit_dir}/"
-        changed = {unit_of(path.removeprefix(below)) for path in step.files if path.startswith(below)}
-        old = [name for name in step.forget if name in changed]
         # Not the units of others that a drop-in adds to.
-        own = {path.removeprefix(below) for path in step.files if path.startswith(below)}
+        own = {name for unit_dir in self._paths.unit_dirs for name in _names_below(unit_dir, step.files)}
+        changed = {unit_of(name) for name in own}
+        old = [name for name in step.forget if name in changed]
         backend.reset_failed([name for name in old if name in own])
         kept = self._still_loaded(backend, {*old, *step.anew})
-        if not kept:
+        generated = self._paths.generated_dir
+        regenerate = generated is not None and any(
+            _names_below(directory, (*step.files, *step.links)) for directory in (generated, wants_dir(generated))
+        )
+        if not kept and not regenerate:
             return
-        held = [self._paths.wants_dir / name for name in step.anew if name in kept]
+        unit_dirs = self._paths.unit_dirs
+        enabled = [(wants_dir(each) / name, wants_target(each, name)) for each in unit_dirs for name in step.anew]
+        held = {link: target for link, target in enabled if link.name in kept and os.path.lexists(link)}
         for link in held:
             self._files.delete(link)
         backend.reload()
         self._still_loaded(backend, {link.name for link in held})
-        for link in held:
-            self._files.link(link, f"../{link.name}")
-        if held:
-            self._files.sync_directory(self._paths.wants_dir)
+        for link, target in held.items():
+            self._files.link(link, target)
+        for directory in {link.parent for link in held}:
+            self._files.sync_directory(directory)
+        if generated is not None and any(link.parent == wants_dir(generated) for link in held):
+            backend.reload()
 
     def _still_loaded(self, backend: Backend, names: Collection[str]) -> Collection[str]:
         """Those that systemd keeps in memory, when it has had the time to let go of what nothing needs."""

@@ -40,7 +40,14 @@ class TransientApplier(Applier):
     _units: dict[str, list[str]] | None = None
     """File names in the record by job, read once for all timers that start."""
 
-    def carry_out(self, plan: Plan, marks: Mapping[str, str | None] = NO_MARKS, *, give_up: bool = True) -> None:
+    def carry_out(
+        self,
+        plan: Plan,
+        marks: Mapping[str, str | None] = NO_MARKS,
+        *,
+        give_up: bool = True,
+        digests: str | None = None,
+    ) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
 
         Raises BackendError before anything changes if a job that would change is at work.
@@ -49,7 +56,7 @@ class TransientApplier(Applier):
             self._refuse_what_is_at_work(self._backend, plan)
         self._may_have_new = False
         self._restoring = False
-        super().carry_out(plan, marks, give_up=give_up)
+        super().carry_out(plan, marks, give_up=give_up, digests=digests)
 
     def _refuse_what_is_at_work(self, backend: Backend, plan: Plan) -> None:
         loaded = _in_memory(backend)

@@ -29,7 +29,7 @@ from sdcron.units import service_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sdcron.installed import InstalledJob
+    from sdcron.installed_job import InstalledJob
     from sdcron.paths import Paths, Scope
     from sdcron.runs import Asked
 

@@ -18,7 +18,7 @@ from sdcron.units import service_name, timer_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sdcron.installed import InstalledJob
+    from sdcron.installed_job import InstalledJob
     from sdcron.paths import Paths
     from sdcron.record import Look
     from sdcron.schedule import Schedule
@@ -65,7 +65,7 @@ class Definitions:
     ) -> None:
         """`places` are where jobs may be applied, persistent ones first; `uid` is whose manager it is."""
         # As text: looking at a job's units is a good part of what a run costs.
-        self._places = [(paths, str(paths.unit_dir)) for paths in places]
+        self._places = [(paths, str(unit_dir)) for paths in places for unit_dir in paths.unit_dirs]
         self._schedule_of = schedule_of
         self._uid = uid
         self._known: dict[str, tuple[tuple[Look | None, ...], Definition]] = {}

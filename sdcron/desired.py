@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sdcron.errors import JobFileError, Problem
@@ -64,7 +64,7 @@ class Desired:
 
 def read_desired(
     place: Place,
-    paths: Sequence[Path],
+    paths: Sequence[Path] | JobPaths,
     timers: Mapping[str, UnitState] | None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
     note: Callable[[str], object] = lambda _: None,
@@ -74,12 +74,12 @@ def read_desired(
     `note` hears of what could not be checked. Raises JobFileError, UsageError.
     """
     from sdcron import __version__, record
-    from sdcron.jobset import find_files, read_files
+    from sdcron.jobset import JobPaths, find_files, read_files
     from sdcron.pauses import read_pauses
     from sdcron.python_command import RUNNER
     from sdcron.units import FORMAT
 
-    found = find_files(paths)
+    found = paths if isinstance(paths, JobPaths) else find_files(paths)
     context = file_context(place)
     if place.local:
         jobs = read_files(found, context, progress=progress)
@@ -92,10 +92,13 @@ def read_desired(
     key = record.record_key(place.paths, __version__, str(FORMAT), *parts)
     known = record.load(place.paths, key)
     pauses = read_pauses(place.paths)
-    skip = record.unchanged(place.paths, known, found.chosen, timers, pauses) if _trusted(found, context) else {}
+    trusted = _trusted(found, context)
+    skip = record.unchanged(place.paths, known, found, timers, pauses) if trusted else {}
     looks = {path: record.look(path) for path in found.chosen if path not in skip}
     jobs = read_files(found, context, skip=skip, progress=progress)
     compiled = compile_jobs(place, jobs, note)
+    if found.generated:
+        compiled = tuple(replace(job, generated=True) for job in compiled)
     same = frozenset(name for names in skip.values() for name in names)
     units = frozenset(file for name in same for file in known.jobs[name].files)
     compiled = tuple(job.while_paused() if pauses.of(job.name) else job for job in compiled)
@@ -110,9 +113,20 @@ def _trusted(found: JobPaths, context: Context) -> bool:
     return not context.root_owned_only or not any(others_may_write(directory) for directory in directories)
 
 
-def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | None, *, prune: bool) -> Plan:
-    """What applying these jobs would change now; `timers` are the active ones, None where no systemd runs."""
+def plan_jobs(
+    place: Place,
+    desired: Desired,
+    timers: Mapping[str, UnitState] | None,
+    *,
+    prune: bool,
+    without: Collection[str] = (),
+) -> Plan:
+    """What applying these jobs would change now; `timers` are the active ones, None where no systemd runs.
+
+    A job that may be in one of the drop-in files `without` which they were read stays as it is applied.
+    """
     from sdcron.installed import read_installed
+    from sdcron.jobs_d import may_be_in
     from sdcron.plan import make_plan
 
     problems = _applied_the_other_way(place, desired.compiled)
@@ -127,6 +141,8 @@ def plan_jobs(place: Place, desired: Desired, timers: Mapping[str, UnitState] | 
         files=frozenset(desired.found.files),
         same=desired.same,
         prune=prune,
+        generated=desired.found.generated,
+        is_kept=lambda job: may_be_in(job.source, without),
     )
     check_links(place, todo, desired.compiled, {*applied.jobs, *desired.same}, elsewhere=desired.elsewhere)
     return todo
@@ -159,9 +175,8 @@ def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[P
         from sdcron import local_operations
 
         return local_operations.applied_to_systemd(place.paths, jobs)
-    if place.other is None or not place.other.unit_dir.is_dir():
-        return ()
-    names = frozenset(os.listdir(place.other.unit_dir))
+    others = place.other.unit_dirs if place.other is not None else ()
+    names = frozenset(name for directory in others if directory.is_dir() for name in os.listdir(directory))
     how, option = ("without --transient", "") if place.transient else ("with --transient", " --transient")
     hint = f"rename one of the two, or first: sdcron remove{option}"
     return tuple(

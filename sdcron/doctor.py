@@ -6,12 +6,14 @@ import os
 import re
 import shlex
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron import desired, operations, own_units
+from sdcron import desired, dropped, operations, own_units
 from sdcron.errors import JobFileError, SdcronError
 from sdcron.findings import Finding, pause_finding
+from sdcron.jobs_d import find
 from sdcron.paths import Scope
 from sdcron.units import is_sealed
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sdcron.backends import Backend
-    from sdcron.installed import Installed, InstalledJob
+    from sdcron.installed import Installed
+    from sdcron.installed_job import InstalledJob
     from sdcron.operations import Place
 
 OLDEST_SYSTEMD = 252
@@ -127,10 +130,11 @@ def _permissions(place: Place, installed: Installed) -> Iterator[Finding]:
     files = [
         path
         for job in installed.jobs.values()
-        for path in (*(paths.unit_dir / name for name in sorted(job.units)), paths.script_dir / job.name)
+        for unit_dir in [paths.unit_dir_of(job.generated)]
+        for path in (*(unit_dir / name for name in sorted(job.units)), paths.script_dir / job.name)
     ]
     # A user's own directories are as the umask made them, often open to a group that is the user alone.
-    system = (paths.unit_dir, paths.wants_dir, paths.state_dir, paths.script_dir)
+    system = (*paths.unit_dirs, paths.wants_dir, paths.state_dir, paths.script_dir)
     directories = system if paths.scope is Scope.SYSTEM else ()
     good = True
     for path in (*directories, *files):
@@ -170,20 +174,24 @@ def _applied(place: Place, backend: Backend | None, installed: Installed) -> Ite
         yield Finding("error", "an apply was cut off half way", "run sdcron apply again: it finishes or undoes it")
     directories: dict[str, list[InstalledJob]] = {}
     for job in installed.jobs.values():
-        directories.setdefault(job.directory, []).append(job)
+        if not job.generated:
+            directories.setdefault(job.directory, []).append(job)
     drifted = False
     for job in installed.jobs.values():
         for name in sorted(name for name, text in job.units.items() if not _is_as_written(text)):
             drifted = True
             yield Finding(
                 "warning",
-                f"{place.paths.unit_dir / name} was edited by hand",
+                f"{place.paths.unit_dir_of(job.generated) / name} was edited by hand",
                 f"the next apply writes it anew; to keep a change: systemctl edit {name}",
             )
     for directory, jobs in sorted(directories.items()):
         for finding in _drift(place, backend, directory, jobs):
             drifted = True
             yield finding
+    for finding in _dropped_in(place, backend):
+        drifted = True
+        yield finding
     if backend is not None:
         for name, state in sorted(backend.loaded().items()):
             if state.load == "not-found":
@@ -240,4 +248,32 @@ def _drift(place: Place, backend: Backend | None, directory: str, jobs: list[Ins
             "warning",
             f"{change.name} is not as {source} says (to {change.action})",
             f"sdcron plan {shlex.quote(source)}, then sdcron apply {shlex.quote(source)}",
+        )
+
+
+def _dropped_in(place: Place, backend: Backend | None) -> Iterator[Finding]:
+    """What the generator has told, and what is not as the drop-in directories say."""
+    with suppress(OSError):
+        for line in place.paths.generator_log.read_text(encoding="utf-8", errors="replace").splitlines():
+            yield Finding("error", f"the generator: {line}", "mend that, then: sdcron apply")
+    if backend is None:
+        return
+    try:
+        found = find(place.paths.drop_in_dirs)
+        if not found.files and not place.paths.generated_from.exists():
+            return
+        changes = dropped.plan_paths(place, (), backend.active_timers()).plan.changes
+    except JobFileError as error:
+        wrong = sorted({problem.path for problem in error.problems})
+        yield Finding("warning", f"the drop-in directories: {error.message}", f"sdcron validate {shlex.join(wrong)}")
+        return
+    except SdcronError as error:
+        yield Finding("warning", error.message, error.hint)
+        return
+    for change in changes:
+        source = change.after.source if change.after else change.before.source if change.before else ""
+        yield Finding(
+            "warning",
+            f"{change.name} is not as {source} says (to {change.action})",
+            "sdcron plan, then sdcron apply",
         )

@@ -118,6 +118,9 @@ def source_of(place: Place, job: str) -> Path:
     path = Path(find_job(place, job).source)
     if job not in applied_jobs(place.paths):
         raise UsageError(f"{job} is transient", f"edit {path}, and then: sdcron apply --transient {path}")
+    if path.parent == _of_packages(place):
+        own = place.paths.drop_in_dirs[0]
+        raise UsageError(f"{path} is a package's", f"cp {path} {own}/, edit that, and then: sdcron apply")
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{job} comes from {path}, which is no job file", "change that itself")
     try:
@@ -128,6 +131,11 @@ def source_of(place: Place, job: str) -> Path:
     except OSError as error:
         raise SdcronError(f"{path}: {error.strerror}", _AS_OWNER) from error
     return path
+
+
+def _of_packages(place: Place) -> Path | None:
+    """Where packages put their job files, which nobody else changes or removes."""
+    return place.paths.drop_in_dirs[-1] if place.paths.drop_in_dirs else None
 
 
 def check_rights(place: Place, path: Path) -> None:
@@ -240,6 +248,8 @@ def removable(place: Place, names: Sequence[str], note: Callable[[str], object])
     for source in sorted({jobs[name].source for name in names if name in jobs}):
         path = Path(source)
         if path.suffix not in (".yaml", ".yml") or not os.path.lexists(path):
+            continue
+        if path.parent == _of_packages(place):
             continue
         of_file = ", ".join(sorted({name for name in names if name in jobs and jobs[name].source == source}))
         try:

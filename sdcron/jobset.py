@@ -47,11 +47,15 @@ class JobSet:
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """The job files that some paths stand for, as in JobSet: `chosen` maps a file's path to the path to show for it."""
+    """The job files that some paths stand for, as in JobSet: `chosen` maps a file's path to the path to show for it.
+
+    They are `generated` from where they are the drop-in directories.
+    """
 
     chosen: Mapping[str, Path]
     directories: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    generated: bool = False
 
 
 def find_files(paths: Sequence[Path]) -> JobPaths:
@@ -155,13 +159,13 @@ def _files(path: Path) -> tuple[list[Path], bool]:
     try:
         if not path.is_dir():
             path.stat()
-            if _is_job_file(path.name):
+            if is_job_file(path.name):
                 return [path], False
             # An apply of its directory would not see it, and remove its jobs.
             name = PurePath(path.name.lstrip(".")).stem or "NAME"
             raise UsageError(f"{path} is not called *.yaml or *.yml, or is hidden", f"rename it to {name}.yaml")
         with os.scandir(path) as entries:
-            names = sorted(entry.name for entry in entries if _is_job_file(entry.name))
+            names = sorted(entry.name for entry in entries if is_job_file(entry.name))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist", "give a job file, or a directory of job files") from error
     except OSError as error:
@@ -169,7 +173,7 @@ def _files(path: Path) -> tuple[list[Path], bool]:
     return [path / name for name in names], True
 
 
-def _is_job_file(name: str) -> bool:
+def is_job_file(name: str) -> bool:
     """Whether a file of this name is a job file when its directory is read."""
     return name.endswith(_SUFFIXES) and not name.startswith(".")
 

@@ -36,7 +36,7 @@ def links_applied(paths: Paths) -> Links:
         )
     # The names of the drop-ins say it: there may be thousands of jobs without any.
     found: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
-    for name in {drop_ins.job_of(each) for each in drop_ins.names(paths.unit_dir)}:
+    for name in {drop_ins.job_of(each) for directory in paths.unit_dirs for each in drop_ins.names(directory)}:
         job = read_one(paths, name)
         if job is not None:
             found[name] = (job.after, job.needs)

@@ -70,6 +70,11 @@ class LocalJob:
     # As installed.AppliedJob
 
     @property
+    def generated(self) -> bool:
+        """No generator knows it."""
+        return False
+
+    @property
     def units(self) -> Mapping[str, str]:
         """Its text under the name that stands for it in a plan."""
         return {text_name(self.name): self.text}

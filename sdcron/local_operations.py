@@ -76,9 +76,9 @@ def applied_to_systemd(paths: Paths, jobs: Sequence[CompiledJob]) -> tuple[Probl
 
 def systemd_names(paths: Paths) -> frozenset[str]:
     """What sdcron's units in this scope are called."""
-    if not paths.unit_dir.is_dir():
-        return frozenset()
-    return frozenset(entry for entry in os.listdir(paths.unit_dir) if entry.startswith(PREFIX))  # noqa: PTH208 - 60,000
+    directories = [directory for directory in paths.unit_dirs if directory.is_dir()]
+    entries = (entry for directory in directories for entry in os.listdir(directory))  # noqa: PTH208 - 60,000
+    return frozenset(entry for entry in entries if entry.startswith(PREFIX))
 
 
 class LocalApplier:

@@ -54,10 +54,12 @@ def read_jobs(place: Place, paths: Sequence[Path], *, host: str | None = None) -
     return read_paths(paths, context if host is None else replace(context, host=host))
 
 
-def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lambda _: None) -> tuple[CompiledJob, ...]:
+def compile_jobs(
+    place: Place, jobs: JobSet, note: Callable[[str], object] = lambda _: None, *, verify: bool = True
+) -> tuple[CompiledJob, ...]:
     """Compile all; what is not supported yet, or not by systemd's verifier, is refused with JobFileError.
 
-    `note` hears of what could not be checked.
+    `note` hears of what could not be checked. Without `verify` the verifier is not asked.
     """
     from sdcron.jobset import check_hosts, check_supported
     from sdcron.links import unnameable
@@ -83,7 +85,7 @@ def compile_jobs(place: Place, jobs: JobSet, note: Callable[[str], object] = lam
         )
         for job in (_for_this_boot(jobs.jobs) if place.transient else jobs.jobs)
     )
-    passed = {job.name: job for job in jobs.jobs if job.systemd}
+    passed = {job.name: job for job in jobs.jobs if job.systemd and verify}
     problems = verify_units(passed, [job for job in compiled if job.name in passed], user=place.user, note=note)
     problems += unnameable(compiled)
     if place.transient:

@@ -1,17 +1,25 @@
 """Every directory sdcron uses, for the system and the user scope and below a `--root`.
 
-Owns the answer to "where"; creates and reads nothing.
+Owns the answer to "where"; creates nothing, and reads links alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+DROP_IN_DIRS = ("etc/sdcron/jobs.d", "run/sdcron/jobs.d", "usr/lib/sdcron/jobs.d")
+"""Below the root: the administrator's, this boot's, and those of packages."""
+
+TIMERS = "timers.target"
+_GENERATED = "generated"
 
 
 class Scope(StrEnum):
@@ -43,6 +51,37 @@ class Paths:
     """sdcron's own settings."""
     local: bool = False
     """Whether the engine runs the jobs of this scope, and not a service manager."""
+    generated_dir: Path | None = None
+    """The units of the jobs in `drop_in_dirs`, for the generator to copy; None where there are no such directories."""
+
+    @property
+    def unit_dirs(self) -> tuple[Path, ...]:
+        """All directories with units of jobs."""
+        return (self.unit_dir,) if self.generated_dir is None else (self.unit_dir, self.generated_dir)
+
+    @property
+    def drop_in_dirs(self) -> tuple[Path, ...]:
+        """Where job files are dropped in: a file hides those of the same name in the directories after its own."""
+        return _drop_in_dirs(self.root) if self.generated_dir is not None and not self.local else ()
+
+    @property
+    def generated_from(self) -> Path:
+        """What the units in `generated_dir` were compiled from: the digests of all drop-in files."""
+        return self.state_dir / f"{_GENERATED}.sha256"
+
+    @property
+    def generated_mark(self) -> Path:
+        """There once the generator has run in this boot; it says so if nothing that was applied could be read yet."""
+        return self.runtime_dir.with_name(f"sdcron.{_GENERATED}")
+
+    @property
+    def generator_log(self) -> Path:
+        """What the generator has found wrong when it compiled last; not there if nothing."""
+        return self.runtime_dir / "generator.log"
+
+    def unit_dir_of(self, generated: bool) -> Path:
+        """Where the units of a job are."""
+        return self.generated_dir if generated and self.generated_dir is not None else self.unit_dir
 
     @property
     def local_jobs_file(self) -> Path:
@@ -62,7 +101,7 @@ class Paths:
     @property
     def wants_dir(self) -> Path:
         """Where a timer is enabled: systemd.unit(5), WantedBy=timers.target."""
-        return self.unit_dir / "timers.target.wants"
+        return wants_dir(self.unit_dir)
 
     @property
     def script_dir(self) -> Path:
@@ -116,13 +155,30 @@ class Paths:
     def transient(self) -> Paths:
         """The same scope for units that live until the next boot: their texts are kept in the runtime directory."""
         kept = self.runtime_dir / "transient"
-        return replace(self, unit_dir=kept, state_dir=self.runtime_dir / "transient-state")
+        state = self.runtime_dir / "transient-state"
+        return replace(self, unit_dir=kept, state_dir=state, generated_dir=None)
 
     def on_machine(self, path: Path) -> str:
         """`path` as the machine will see it: without the `--root` in front."""
         if self.root == Path("/"):
             return str(path)
         return "/" + str(path.relative_to(self.root))
+
+
+@lru_cache(maxsize=8)
+def _drop_in_dirs(root: Path) -> tuple[Path, ...]:
+    """Resolved, as the directories of job files are."""
+    return tuple((root / below).resolve() for below in DROP_IN_DIRS)
+
+
+def wants_dir(unit_dir: Path) -> Path:
+    """Where what is in a directory of units is enabled, by links; the generator makes lines of its own of them."""
+    return unit_dir.with_name(f"{_GENERATED}.wanted") if unit_dir.name == _GENERATED else unit_dir / f"{TIMERS}.wants"
+
+
+def wants_target(unit_dir: Path, name: str) -> str:
+    """Where such a link leads."""
+    return f"../{_GENERATED}/{name}" if unit_dir.name == _GENERATED else f"../{name}"
 
 
 def snap_paths(common: Path) -> Paths:
@@ -154,6 +210,7 @@ def system_paths(root: Path = Path("/")) -> Paths:
         runs_dir=root / "var/lib/sdcron/runs",
         log_dir=root / "var/log/sdcron",
         config_file=root / "etc/sdcron/sdcron.toml",
+        generated_dir=root / "var/lib/sdcron" / _GENERATED,
     )
 
 

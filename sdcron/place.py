@@ -88,8 +88,10 @@ def may_manage_units() -> bool:
 
 def _has_units(paths: Paths) -> bool:
     """Whether jobs are applied to systemd here, which only does not run now, as where a disk is repaired."""
-    with suppress(OSError):
-        return any(name.startswith("sdcron-") for name in os.listdir(paths.unit_dir))  # noqa: PTH208 - names alone
+    for directory in paths.unit_dirs:
+        with suppress(OSError):
+            if any(name.startswith("sdcron-") for name in os.listdir(directory)):  # noqa: PTH208 - names alone
+                return True
     return False
 
 

@@ -12,7 +12,7 @@ from sdcron.errors import JobFileError, Problem
 from sdcron.overlap import slot_name, slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sdcron.backends import UnitState
     from sdcron.units import CompiledJob
@@ -32,6 +32,10 @@ class Before(Protocol):
     @property
     def source(self) -> str:
         """Its file."""
+
+    @property
+    def generated(self) -> bool:
+        """Whether it comes from a drop-in directory."""
 
     @property
     def units(self) -> Mapping[str, str]:
@@ -60,6 +64,10 @@ class Applied(Protocol):
     def foreign(self) -> frozenset[str]:
         """Names of units that are not sdcron's."""
 
+    @property
+    def masked(self) -> frozenset[str]:
+        """Those of them that an administrator has masked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -67,6 +75,7 @@ class Known:
 
     jobs: Mapping[str, Before]
     foreign: frozenset[str] = frozenset()
+    masked: frozenset[str] = frozenset()
 
 
 class Action(StrEnum):
@@ -157,16 +166,23 @@ def make_plan(
     files: Collection[str] = (),
     same: Collection[str] = (),
     prune: bool = True,
+    generated: bool = False,
+    is_kept: Callable[[Before], bool] = lambda _: False,
 ) -> Plan:
     """Compare what should be with what is.
 
-    `directories` and `files` are what was applied: a job that came from there and is gone is removed. `same` are jobs
-    known to be as they were applied, which are in neither `desired` nor `installed`. `loaded` None means that no
-    systemd runs there (`--root`).
+    `directories` and `files` are what was applied: a job that came from there and is gone is removed; of the drop-in
+    directories all that is `generated` is from there. `same` are jobs known to be as they were applied, which are in
+    neither `desired` nor `installed`; one that is kept is not removed. `loaded` None means that no systemd runs there
+    (`--root`).
 
     Raises JobFileError when a job's name belongs to another directory or to a foreign unit.
     """
-    problems = [problem for job in desired for problem in _clashes(job, installed, directories, files)]
+
+    def is_from_there(job: Before) -> bool:
+        return job.generated if generated else job.directory in directories or job.source in files
+
+    problems = [problem for job in desired for problem in _clashes(job, installed, is_from_there)]
     if problems:
         raise JobFileError(tuple(problems))
     changes = []
@@ -186,9 +202,7 @@ def make_plan(
             unchanged += 1
     wanted = {*same, *(job.name for job in desired)}
     gone = [
-        job
-        for name, job in installed.jobs.items()
-        if name not in wanted and (job.directory in directories or job.source in files)
+        job for name, job in installed.jobs.items() if name not in wanted and is_from_there(job) and not is_kept(job)
     ]
     if prune:
         changes += [Change(Action.REMOVE, job.name, job, None) for job in gone]
@@ -205,16 +219,23 @@ def _runs(state: UnitState | None) -> bool:
     return state is not None and state.active in ("active", "activating", "reloading")
 
 
-def _clashes(
-    job: CompiledJob, installed: Applied, directories: Collection[str], files: Collection[str]
-) -> list[Problem]:
+def _clashes(job: CompiledJob, installed: Applied, is_from_there: Callable[[Before], bool]) -> list[Problem]:
     problems = [
         Problem(job.source, 0, 0, f"unit {unit.name} exists and is not sdcron's", "name", "rename the job or that unit")
         for unit in job.units
-        if unit.name in installed.foreign
+        if unit.name in installed.foreign - installed.masked
+    ]
+    problems += [
+        Problem(
+            *(job.source, 0, 0, f"unit {unit.name} is masked", "name"),
+            f"systemctl unmask {unit.name}; to have the job wait: sdcron pause {job.name}",
+        )
+        for unit in job.units
+        if unit.name in installed.masked
     ]
     before = installed.jobs.get(job.name)
-    if before and before.source != job.source and before.directory not in directories and before.source not in files:
+    if before and before.source != job.source and not is_from_there(before):
+        how = "remove that file" if before.generated else f"first: sdcron remove {job.name}"
         problems.append(
             Problem(
                 job.source,
@@ -222,7 +243,7 @@ def _clashes(
                 0,
                 f"job {job.name} is applied already from {before.source}",
                 "name",
-                f"rename one of the two, or first: sdcron remove {job.name}",
+                f"rename one of the two, or {how}",
             )
         )
     return problems

@@ -14,12 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sdcron.paths import wants_dir
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from sdcron.backends import UnitState
     from sdcron.files import Files
+    from sdcron.jobset import JobPaths
     from sdcron.paths import Paths
     from sdcron.pauses import Pauses
     from sdcron.units import CompiledJob
@@ -51,6 +54,7 @@ class Applied:
     enable: list[str]
     start: list[str]
     paused: bool
+    generated: bool
 
 
 @dataclass(slots=True)
@@ -108,7 +112,8 @@ def _is_whole(data: dict[str, Any]) -> bool:
         and _are_names(enable)
         and _are_names(start)
         and isinstance(paused, bool)
-        for source, files, enable, start, paused in data["jobs"].values()
+        and isinstance(generated, bool)
+        for source, files, enable, start, paused, generated in data["jobs"].values()
     )
 
 
@@ -117,18 +122,20 @@ def _are_names(value: object) -> bool:
 
 
 def unchanged(
-    paths: Paths, record: Record, files: Iterable[str], loaded: Mapping[str, UnitState] | None, pauses: Pauses
+    paths: Paths, record: Record, files: JobPaths, loaded: Mapping[str, UnitState] | None, pauses: Pauses
 ) -> dict[str, tuple[str, ...]]:
     """Of these job files, those that are as they were applied, and whose units are too: path -> names of their jobs."""
     same = {}
-    links = frozenset(os.listdir(paths.wants_dir)) if paths.wants_dir.is_dir() else frozenset()
-    for path in files:
+    enabled = [wants_dir(unit_dir) for unit_dir in paths.unit_dirs]
+    links = frozenset(name for directory in enabled if directory.is_dir() for name in os.listdir(directory))
+    for path in files.chosen:
         source = record.sources.get(path)
         if source is None or look(path) != source.look:
             continue
         jobs = [(name, record.jobs.get(name)) for name in source.jobs]
         if all(
             job is not None
+            and job.generated == files.generated
             and job.paused == (pauses.of(name) is not None)
             and _as_applied(paths, name, job, path, links, loaded)
             for name, job in jobs
@@ -178,7 +185,7 @@ def _path(paths: Paths) -> Path:
 def _as_json(record: Record) -> str:
     sources = {path: [entry.look, entry.jobs] for path, entry in record.sources.items()}
     jobs = {
-        name: [entry.source, entry.files, entry.enable, entry.start, entry.paused]
+        name: [entry.source, entry.files, entry.enable, entry.start, entry.paused, entry.generated]
         for name, entry in record.jobs.items()
     }
     return json.dumps({"key": record.key, "sources": sources, "jobs": jobs})
@@ -186,20 +193,22 @@ def _as_json(record: Record) -> str:
 
 def _applied(paths: Paths, job: CompiledJob) -> Applied:
     names = [unit.name for unit in job.units] + ([_SCRIPT] if job.script is not None else [])
-    looks = {name: look(_file(paths, job.name, name)) or [] for name in names}
-    return Applied(job.source, looks, list(job.enable), list(job.start), job.paused)
+    unit_dir = paths.unit_dir_of(job.generated)
+    looks = {name: look(_file(paths, unit_dir, job.name, name)) or [] for name in names}
+    return Applied(job.source, looks, list(job.enable), list(job.start), job.paused, job.generated)
 
 
-def _file(paths: Paths, job: str, name: str) -> str:
-    return f"{paths.script_dir}/{job}" if name == _SCRIPT else f"{paths.unit_dir}/{name}"
+def _file(paths: Paths, unit_dir: Path, job: str, name: str) -> str:
+    return f"{paths.script_dir}/{job}" if name == _SCRIPT else f"{unit_dir}/{name}"
 
 
 def _as_applied(
     paths: Paths, name: str, job: Applied, source: str, links: frozenset[str], loaded: Mapping[str, UnitState] | None
 ) -> bool:
+    unit_dir = paths.unit_dir_of(job.generated)
     return (
         job.source == source
-        and all(look(_file(paths, name, file)) == seen for file, seen in job.files.items())
+        and all(look(_file(paths, unit_dir, name, file)) == seen for file, seen in job.files.items())
         and all((file in links) == (file in job.enable) for file in job.files)
         and (loaded is None or all(_runs(loaded.get(timer)) for timer in job.start))
         and (loaded is None or not job.paused or loaded.keys().isdisjoint(job.files))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sdcron.chain_units import DUE, after_handler_name, is_looking, token_changes
 from sdcron.drop_ins import unit_of
 from sdcron.overlap import queued_name, slot_of, tick_name
+from sdcron.paths import wants_dir, wants_target
 from sdcron.plan import Action
 
 if TYPE_CHECKING:
@@ -59,9 +60,8 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
     for change in changes:
         step.jobs.append(change.name)
         before, after = change.texts_before(), change.texts_after()
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                step.files[str(unit_path(scene.paths, change.name, name))] = after.get(name)
+        old, new = _files(change, scene.paths)
+        step.files.update({path: new.get(path) for path in sorted({*old, *new}) if old.get(path) != new.get(path)})
         if change.after is None or change.after.paused:
             # The series of its retries is over.
             step.files[str(scene.paths.runtime_dir / "retry" / change.name)] = None
@@ -73,11 +73,8 @@ def forward(changes: Sequence[Change], scene: Scene) -> Step:
             step.files[str(scene.paths.paused_dir / change.name)] = None
         for name, text in token_changes(change.name, before, after).items():
             step.files[str(scene.paths.graph_dir / change.name / name)] = text
-        enabled_before = change.before.enabled if change.before else frozenset()
-        enabled_after = frozenset(change.after.enable) if change.after else frozenset()
-        for name in sorted(enabled_before ^ enabled_after):
-            link = str(scene.paths.wants_dir / name)
-            step.links[link] = f"../{name}" if name in enabled_after else None
+        enabled, enable = _links(change, scene.paths)
+        step.links.update({link: enable.get(link) for link in sorted(enabled.keys() ^ enable.keys())})
         start = change.after.start if change.after else ()
         if change.action is not Action.START:
             stopped = _to_stop(change, scene)
@@ -130,11 +127,10 @@ def backward(changes: Sequence[Change], scene: Scene) -> Step:
     step = Step(jobs=[change.name for change in changes])
     for change in changes:
         before = change.texts_before()
-        for name in (*before, *change.texts_after()):
-            step.files[str(unit_path(scene.paths, change.name, name))] = before.get(name)
-        enabled = change.before.enabled if change.before else frozenset()
-        for name in (*enabled, *(change.after.enable if change.after else ())):
-            step.links[str(scene.paths.wants_dir / name)] = f"../{name}" if name in enabled else None
+        old, new = _files(change, scene.paths)
+        step.files.update({path: old.get(path) for path in (*old, *new)})
+        enabled, enable = _links(change, scene.paths)
+        step.links.update({link: enabled.get(link) for link in (*enabled, *enable)})
         timers = [name for name in change.texts_after() if name.endswith(".timer")]
         step.stop += [name for name in timers if name not in before or not (is_retry(name) or name in scene.boot)]
         step.forget += sorted({unit_of(name) for name in (*before, *change.texts_after())} - {"script"})
@@ -189,9 +185,35 @@ def stamp_path(paths: Paths, timer: str) -> Path:
     return paths.stamp_dir / f"stamp-{timer}"
 
 
-def unit_path(paths: Paths, job: str, name: str) -> Path:
+def _files(change: Change, paths: Paths) -> tuple[dict[str, str], dict[str, str]]:
+    """The files of a job, path -> text, before and after: it may have moved to or from the drop-in directories."""
+    sides = ((change.before, change.texts_before()), (change.after, change.texts_after()))
+    before, after = (
+        {str(unit_path(paths, change.name, name, generated=job.generated)): text for name, text in texts.items()}
+        if job is not None
+        else {}
+        for job, texts in sides
+    )
+    return before, after
+
+
+def _links(change: Change, paths: Paths) -> tuple[dict[str, str], dict[str, str]]:
+    """What enables its timers, link -> target, before and after."""
+    sides = (
+        (change.before, change.before.enabled if change.before else ()),
+        (change.after, change.after.enable if change.after else ()),
+    )
+    before, after = (
+        {str(wants_dir(unit_dir) / name): wants_target(unit_dir, name) for name in sorted(names)}
+        for job, names in sides
+        for unit_dir in [paths.unit_dir_of(job is not None and job.generated)]
+    )
+    return before, after
+
+
+def unit_path(paths: Paths, job: str, name: str, *, generated: bool = False) -> Path:
     """The file of a unit, or of the job's script under the name `script`."""
-    return paths.script_dir / job if name == "script" else paths.unit_dir / name
+    return paths.script_dir / job if name == "script" else paths.unit_dir_of(generated) / name
 
 
 def read_text(path: Path) -> str | None:

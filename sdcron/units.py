@@ -55,7 +55,8 @@ class CompiledJob:
 
     `start` are the timers that run once it is applied, `boot` those that only a boot starts, `enable` those that
     timers.target wants; none of a job that is paused. `script` is the text of a `script:` job, kept beside the units.
-    `after` and `needs` are names of jobs.
+    `after` and `needs` are names of jobs. What is `generated` comes from a drop-in directory, and to systemd by the
+    generator.
     """
 
     name: str
@@ -68,6 +69,7 @@ class CompiledJob:
     paused: bool = False
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    generated: bool = False
 
     def while_paused(self) -> CompiledJob:
         """The same, and nothing starts it."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.backends import LastRun, UnitState
 from sdcron.errors import BackendError
+from sdcron.paths import wants_dir
 from tests.faults import told
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class FakeBackend:
     running: dict[str, tuple[str, datetime]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     accidents: list[str] = field(default_factory=list)
+    generated: dict[str, str] = field(default_factory=dict)
+    """What the last reload has found generated."""
     refused: set[str] = field(default_factory=set)
     """Units that fail to start."""
     queued: list[str] = field(default_factory=list)
@@ -179,13 +182,18 @@ class FakeBackend:
     def reload(self) -> None:
         """Read every unit again; active timers with a new text are what runs jobs by accident."""
         self._tell("reload", "")
+        generated = self.paths.generated_dir
+        if generated is not None:
+            # As sdcron's generator does.
+            files = [path for path in sorted(generated.rglob("sdcron-*")) if path.is_file()]
+            self.generated = {str(path.relative_to(generated)): path.read_text(encoding="utf-8") for path in files}
         for name, unit in list(self.memory.items()):
             text = self._read(name)
             if unit.active == "active" and text is not None and _times(text) != _times(unit.text):
                 self.accidents.append(f"{name} reloaded while active")
             unit.text = text
-        links = self.paths.wants_dir
-        self.wanted = {link.name for link in links.iterdir()} if links.is_dir() else set()
+        links = [wants_dir(unit_dir) for unit_dir in self.paths.unit_dirs]
+        self.wanted = {link.name for directory in links if directory.is_dir() for link in directory.iterdir()}
         for name in sorted(self.wanted):
             self._need(name)
         self._sweep()
@@ -260,14 +268,15 @@ class FakeBackend:
             del self.memory[name]
 
     def _read(self, name: str) -> str | None:
+        added = [text for path, text in sorted(self.generated.items()) if path.startswith(f"{name}.d/")]
         for directory in (self.paths.unit_dir, self.paths.runtime_dir.parent / f"systemd/{self.paths.scope}"):
             with suppress(FileNotFoundError):
                 texts = [(directory / name).read_text(encoding="utf-8")]
                 texts += [
                     path.read_text(encoding="utf-8") for path in sorted(directory.glob(f"{name}.d/sdcron-*.conf"))
                 ]
-                return "".join(texts)
-        return None
+                return "".join((*texts, *added))
+        return "".join((self.generated[name], *added)) if name in self.generated else None
 
     def _look_for_accident(self, name: str, text: str, how: str) -> None:
         """A persistent timer with a new text and a stamp from before it catches up a time that it never had."""
@@ -275,7 +284,8 @@ class FakeBackend:
         before = self._ran_with.get(name)
         if "\nPersistent=yes\n" in text:
             if stamp.exists():
-                written = (self.paths.unit_dir / name).stat().st_mtime
+                files = [unit_dir / name for unit_dir in self.paths.unit_dirs if (unit_dir / name).exists()]
+                written = files[0].stat().st_mtime
                 # A stamp is set to the moment the timer stopped; its text was staged some milliseconds before or after.
                 if before is not None and before != text and stamp.stat().st_mtime < written - 5:
                     self.accidents.append(f"{name} {how} with an old stamp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,13 +39,22 @@ class Host:
 
     paths: Paths
     backend: FakeBackend
+    dropped: bool = False
+    """Whether its jobs are from the drop-in directories."""
 
     def apply(self, jobs: Sequence[CompiledJob]) -> None:
         """What the command does: recover, plan, carry out."""
+        jobs = self.dropped_in(jobs)
         applier = Applier(self.paths, self.backend)
         applier.recover()
         installed = read_installed(self.paths)
-        applier.carry_out(make_plan(jobs, installed, self.backend.loaded(), directories={DIRECTORY}))
+        loaded = self.backend.loaded()
+        plan = make_plan(jobs, installed, loaded, directories={DIRECTORY}, generated=self.dropped)
+        applier.carry_out(plan, digests=digests(jobs) if self.dropped else None)
+
+    def dropped_in(self, jobs: Sequence[CompiledJob]) -> list[CompiledJob]:
+        """The jobs as they are there, if they are."""
+        return [replace(job, generated=self.dropped) for job in jobs]
 
     def holds(self, jobs: Sequence[CompiledJob]) -> None:
         """Assert that exactly these jobs are applied and run, and nothing else of sdcron is left."""
@@ -53,13 +62,19 @@ class Host:
         assert self.backend.stale() == []
         assert self.backend.active() == sorted(timer for job in jobs for timer in job.start)
         found = tree(self.paths)
-        wanted = {f"etc/systemd/system/{unit.name}": unit.text for job in jobs for unit in job.units} | {
-            f"etc/systemd/system/timers.target.wants/{name}": f"-> ../{name}" for job in jobs for name in job.enable
+        units, links, above = ("etc/systemd/system", "etc/systemd/system/timers.target.wants", "..")
+        if self.dropped:
+            units, links, above = ("var/lib/sdcron/generated", "var/lib/sdcron/generated.wanted", "../generated")
+        wanted = {f"{units}/{unit.name}": unit.text for job in jobs for unit in job.units} | {
+            f"{links}/{name}": f"-> {above}/{name}" for job in jobs for name in job.enable
         }
+        if self.dropped:
+            wanted["var/lib/sdcron/generated.sha256"] = digests(jobs)
         wanted |= {f"var/lib/sdcron/scripts/{job.name}": job.script for job in jobs if job.script is not None}
         chained = [job for job in jobs if job.needs or any("@after" in unit.name for unit in job.units)]
         wanted |= {f"var/lib/sdcron/graph/{job.name}/lock": "" for job in chained}
-        directories = [*self.paths.unit_dir.glob("sdcron-*.d"), *self.paths.state_dir.glob("graph/*")]
+        drop_ins = [path for unit_dir in self.paths.unit_dirs for path in unit_dir.glob("sdcron-*.d")]
+        directories = [*drop_ins, *self.paths.state_dir.glob("graph/*")]
         assert [path for path in directories if not any(path.iterdir())] == []
         volatile = ("var/lib/systemd/timers/", "run/sdcron/")
         assert {name: text for name, text in found.items() if not name.startswith(volatile)} == wanted
@@ -86,6 +101,11 @@ def host(tmp_path: Path) -> Host:
 def new_host(root: Path) -> Host:
     paths = paths_below(root)
     return Host(paths, FakeBackend(paths))
+
+
+def digests(jobs: Sequence[CompiledJob]) -> str:
+    """Stands for those of the files of these jobs."""
+    return "".join(sorted(f"{job.name} {hash(job.units)}\n" for job in jobs))
 
 
 def age_stamps(paths: Paths) -> None:
@@ -465,9 +485,15 @@ SCENES: dict[str, tuple[list[CompiledJob], list[CompiledJob]]] = {
 }
 
 
-def prepared(root: Path, before: Sequence[CompiledJob], *, booted: bool) -> Host:
+#: Job files that are applied by their path; that are dropped in; and that were applied by their path before.
+WAYS = ("by path", "dropped in", "moved in")
+
+
+def prepared(root: Path, before: Sequence[CompiledJob], *, booted: bool, way: str = WAYS[0]) -> Host:
     host = new_host(root)
+    host.dropped = way == WAYS[1]
     host.apply(before)
+    host.dropped = way != WAYS[0]
     if booted:
         host.backend.boot()
     age_stamps(host.paths)
@@ -478,17 +504,31 @@ def prepared(root: Path, before: Sequence[CompiledJob], *, booted: bool) -> Host
 def whole_units(host: Host, *states: Sequence[CompiledJob]) -> None:
     """Assert that every visible unit is, to the byte, one that some state has."""
     known = {(unit.name, unit.text) for state in states for job in state for unit in job.units}
-    for path in (*host.paths.unit_dir.glob("sdcron-*"), *host.paths.unit_dir.glob("sdcron-*.d/sdcron-*")):
-        if path.is_file():
-            assert (str(path.relative_to(host.paths.unit_dir)), path.read_text()) in known
+    for unit_dir in host.paths.unit_dirs:
+        for path in (*unit_dir.glob("sdcron-*"), *unit_dir.glob("sdcron-*.d/sdcron-*")):
+            if path.is_file():
+                assert (str(path.relative_to(unit_dir)), path.read_text()) in known
+
+
+MOVED = (
+    [compiled("a"), compiled("b", script="true", retry=RETRY)],
+    [compiled("a", "0 4 * * *"), *SCENES["first apply"][1][1:2]],
+)
+CASES = [
+    *((WAYS[0], *states) for states in SCENES.values()),
+    *((WAYS[1], *SCENES[scene]) for scene in ("everything", "other chain")),
+    (WAYS[2], *MOVED),
+]
+CASE_NAMES = [*SCENES, "dropped in", "dropped in chain", "moved in"]
 
 
 @pytest.mark.parametrize("booted", [False, True], ids=["fresh", "booted"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_after_a_kill_at_any_step_the_next_apply_reaches_the_same_end(tmp_path: Path, scene: str, booted: bool) -> None:
-    before, after = SCENES[scene]
+@pytest.mark.parametrize(("way", "before", "after"), CASES, ids=CASE_NAMES)
+def test_after_a_kill_at_any_step_the_next_apply_reaches_the_same_end(
+    tmp_path: Path, way: str, before: list[CompiledJob], after: list[CompiledJob], booted: bool
+) -> None:
     for at in range(1, 1000):
-        host = prepared(tmp_path / str(at), before, booted=booted)
+        host = prepared(tmp_path / str(at), before, booted=booted, way=way)
         power = Power([host.paths.root], at)
         try:
             with armed(power.trap):
@@ -524,16 +564,16 @@ def test_a_kill_while_recovering_from_a_kill_is_recovered_too(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("booted", [False, True], ids=["fresh", "booted"])
-@pytest.mark.parametrize("scene", SCENES)
-def test_a_failure_at_any_step_restores_what_was_there(tmp_path: Path, scene: str, booted: bool) -> None:
-    before, after = SCENES[scene]
-
+@pytest.mark.parametrize(("way", "before", "after"), CASES, ids=CASE_NAMES)
+def test_a_failure_at_any_step_restores_what_was_there(
+    tmp_path: Path, way: str, before: list[CompiledJob], after: list[CompiledJob], booted: bool
+) -> None:
     def full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     failed = 0
     for at in range(1, 1000):
-        host = prepared(tmp_path / str(at), before, booted=booted)
+        host = prepared(tmp_path / str(at), before, booted=booted, way=way)
         trap = Trap([host.paths.root], at, full)
         stamps = {path.name for path in host.paths.stamp_dir.glob("*")}
         active = host.backend.active()
@@ -543,6 +583,7 @@ def test_a_failure_at_any_step_restores_what_was_there(tmp_path: Path, scene: st
         except OSError:
             failed += 1
             assert host.backend.active() == active, trap.steps[at - 1]
+            host.dropped = way == WAYS[1]
             host.holds(before)
             left = {path.name for path in host.paths.stamp_dir.glob("*")}
             assert left == stamps, trap.steps[at - 1]

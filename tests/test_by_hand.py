@@ -13,7 +13,7 @@ import pytest
 
 from sdcron.by_hand import remove_leftovers, unit_directory, unit_text, write_unit
 from sdcron.escape import UnitTextError
-from sdcron.installed import InstalledJob
+from sdcron.installed_job import InstalledJob
 from sdcron.job import Job, Overlap, Parameter, Retry, Sandbox, Source
 from sdcron.overlap import is_by_hand, slot_name, slot_of
 from sdcron.paths import Scope, system_paths

@@ -20,7 +20,8 @@ from sdcron.beginnings import WAITS, WAITS_ALREADY
 from sdcron.boot import start_queued
 from sdcron.boot_chains import start_chains
 from sdcron.definition import Definition
-from sdcron.installed import InstalledJob, read_one
+from sdcron.installed import read_one
+from sdcron.installed_job import InstalledJob
 from sdcron.job import Job, Missed, Overlap, Retry, Source
 from sdcron.job_memory import Memory as RunMemory
 from sdcron.overlap import queued_name, slot_name, slot_of, tick_name

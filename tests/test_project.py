@@ -29,19 +29,18 @@ ORDER = """
     job_together job_keys jobfile template
     folder_times folders engine_support settings log_files status_log
     pauses findings sandbox retry overlap unit_conditions drop_ins chain_units units verify
-    graph jobset drawing
-    elsewhere installed backends plan local_jobs links applied engine_socket messages
+    graph jobset jobs_d drawing
+    elsewhere installed_job installed backends plan local_jobs links applied engine_socket messages
     backends.unit_syntax backends.unit_values backends.transient backends.transient_call backends.refusals
     backends.systemd backends.local
     record step apply apply_transient own_units
     store_tables store_rows store ledger resident journal conditions definition job_memory trigger memories asking
     waits open_run open_runs lock_skips chain_entries streams reports fold recorder
-    sync_socket local_operations place operations desired job_queries collector collect_service boot_chains boot
-    local_queries job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool spool_log all_logs
-    queries local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping backfill pausing
-    editing agenda_memory agenda_slot agenda chains process_tree process_attributes process environment_file
-    engine_locks engine_run processes
-    engine_keep run_book engine engine_reports
+    sync_socket local_operations place operations desired dropped generate job_queries collector collect_service
+    boot_chains boot local_queries job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool
+    spool_log all_logs queries local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping
+    backfill pausing editing agenda_memory agenda_slot agenda chains process_tree process_attributes process
+    environment_file engine_locks engine_run processes engine_keep run_book engine engine_reports
     followed engine_signals engine_service engine_process
     render render_runs render_log render_progress
     cli.options cli.applying cli.asking cli.collecting cli.watching cli.running cli.writing cli __main__

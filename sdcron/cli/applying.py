@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import typer
 
-from sdcron.cli.options import BACKEND, JSON, PATHS, PRUNE, ROOT, SOME_JOBS, TRANSIENT, USER, YES, app, place_of
-from sdcron.errors import ExitCode, UsageError
+from sdcron.cli.options import (
+    BACKEND,
+    JSON,
+    PATHS,
+    PRUNE,
+    ROOT,
+    SOME_JOBS,
+    SOME_PATHS,
+    TRANSIENT,
+    USER,
+    YES,
+    app,
+    place_of,
+)
+from sdcron.errors import ExitCode, JobFileError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sdcron.place import Place
+    from sdcron.plan import Plan
 
 
 @app.command()
 def validate(
-    paths: list[Path] = PATHS,
+    paths: Optional[list[Path]] = SOME_PATHS,
     user: bool = USER,
     root: Optional[Path] = ROOT,
     backend: str = BACKEND,
@@ -24,10 +43,10 @@ def validate(
 
     Example: sdcron validate jobs/
     """
-    from sdcron import operations, render
+    from sdcron import dropped, operations, render
 
     place = place_of(user, root, backend, checking=True)
-    jobs = operations.read_jobs(place, paths).of_all_hosts()
+    jobs = (operations.read_jobs(place, paths) if paths else dropped.read_drop_ins(place)).of_all_hosts()
     operations.verify_passed_through(place, jobs, render.note)
     if json:
         render.as_json({"jobs": [job.name for job in jobs.jobs], "problems": []})
@@ -38,7 +57,7 @@ def validate(
 
 @app.command()
 def plan(
-    paths: list[Path] = PATHS,
+    paths: Optional[list[Path]] = SOME_PATHS,
     check: bool = typer.Option(False, "--check", help="Exit 5 if there is anything to do."),
     prune: bool = PRUNE,
     transient: bool = TRANSIENT,
@@ -51,33 +70,41 @@ def plan(
 
     Example: sdcron plan jobs/ --check
     """
-    from sdcron import desired, operations, render
+    from sdcron import dropped, operations, render
 
     place = place_of(user, root, backend, transient)
     progress = render.Progress()
     with operations.connect(place) as manager:
         timers = manager.active_timers() if manager else None
-        wanted = desired.read_desired(place, paths, timers, progress, render.note)
-        todo = desired.plan_jobs(place, wanted, timers, prune=prune)
-        notes = [*wanted.notes(place, todo)]
+        wanted = dropped.plan_paths(place, paths or (), timers, progress, render.note, prune=prune)
+        todo = wanted.plan
+        notes = [*wanted.desired.notes(place, todo)]
     progress.end()
-    if json:
-        render.as_json(render.plan_json(todo))
-    else:
-        render.plan(todo, diffs=True)
-        render.line(render.plan_summary(todo, done=False) if todo else f"nothing to do: {todo.unchanged} unchanged")
-    for note in notes:
-        render.note(note)
+    _show(todo, notes, json=json, done=False)
     if check and todo:
         raise typer.Exit(ExitCode.DRIFT)
 
 
+def _show(todo: Plan, notes: Iterable[str], *, json: bool, done: bool) -> None:
+    """What was done, or is to be done, and with what differences."""
+    from sdcron import render
+
+    if json:
+        render.as_json(render.plan_json(todo))
+    else:
+        render.plan(todo, diffs=not done)
+        render.line(render.plan_summary(todo, done=done) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    for note in notes:
+        render.note(note)
+
+
 @app.command()
 def apply(
-    paths: list[Path] = PATHS,
+    paths: Optional[list[Path]] = SOME_PATHS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the changes and make none."),
     prune: bool = PRUNE,
     transient: bool = TRANSIENT,
+    lenient: bool = typer.Option(False, "--lenient", help="Leave out drop-in files with mistakes, and say so."),
     yes: bool = YES,
     user: bool = USER,
     root: Optional[Path] = ROOT,
@@ -91,40 +118,42 @@ def apply(
 
     Example: sudo sdcron apply /etc/sdcron/jobs
     """
-    from sdcron import desired, operations, render
+    from sdcron import desired, dropped, operations, render
 
     place = place_of(user, root, backend, transient)
     if dry_run:
         plan(paths, False, prune, transient, user, root, backend, json)
         return
+    if lenient and paths:
+        raise UsageError("--lenient is for the drop-in directories", "leave the paths away, or --lenient")
     progress = render.Progress()
     notes: list[str] = []
     with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
         if applier.recovered:
             render.note("sdcron: an earlier apply was cut off half way; what it had begun is undone")
+        if not paths:
+            dropped.begin_late(place, manager)
         timers = manager.active_timers() if manager else None
-        wanted = desired.read_desired(place, paths, timers, progress, render.note)
-        todo = desired.plan_jobs(place, wanted, timers, prune=prune)
-        notes += wanted.notes(place, todo)
+        wanted = dropped.plan_paths(place, paths or (), timers, progress, render.note, prune=prune, lenient=lenient)
+        todo = wanted.plan
+        notes += wanted.desired.notes(place, todo)
         removed = [change.name for change in todo.changes if change.action == "remove"]
         if removed and not yes and not json and sys.stdin.isatty():
             progress.end()
             render.plan(todo, diffs=False)
             if not typer.confirm(f"Remove {', '.join(removed)}?"):
                 raise typer.Exit(ExitCode.FAILED)
-        applier.carry_out(todo)
-        desired.remember(place, wanted)
-        operations.keep_recording(place, manager, notes.append, jobs=bool(wanted.same or wanted.compiled))
+        dropped.carry_out(place, applier, wanted)
+        desired.remember(place, wanted.desired)
+        there = bool(wanted.desired.same or wanted.desired.compiled)
+        operations.keep_recording(place, manager, notes.append, jobs=there)
     progress.end()
-    if not wanted.found.chosen:
-        render.note(f"sdcron: no job files (*.yaml, *.yml) in {', '.join(str(path) for path in paths)}")
-    if json:
-        render.as_json(render.plan_json(todo))
-    else:
-        render.plan(todo, diffs=False)
-        render.line(render.plan_summary(todo, done=True) if todo else f"nothing to do: {todo.unchanged} unchanged")
-    for note in notes:
-        render.note(note)
+    if not wanted.desired.found.chosen and not todo:
+        where = ", ".join(map(str, paths or place.paths.drop_in_dirs))
+        render.note(f"sdcron: no job files (*.yaml, *.yml) in {where}")
+    _show(todo, notes, json=json, done=True)
+    if wanted.problems:
+        raise JobFileError(wanted.problems)
 
 
 @app.command(name="compile")
@@ -155,6 +184,17 @@ def compile_(
         render.line(str(path))
 
 
+def _files_to_go(place: Place, jobs: Sequence[str], *, files: bool, ask: bool) -> list[Path]:
+    """Those of the jobs' files that are to be removed with them."""
+    from sdcron import editing, render
+
+    if not files and (not ask or place.offline):
+        return []
+    sources = editing.removable(place, jobs, render.note)
+    words = f"Remove {', '.join(map(str, sources))} too? Else the next apply brings them back"
+    return sources if files or not sources or typer.confirm(words, default=True) else []
+
+
 @app.command()
 def remove(
     jobs: list[str] = SOME_JOBS,
@@ -171,7 +211,7 @@ def remove(
 
     Example: sudo sdcron remove backup
     """
-    from sdcron import desired, editing, operations, queries, record, render
+    from sdcron import desired, dropped, editing, operations, queries, record, render
     from sdcron.elsewhere import forget_elsewhere
     from sdcron.plan import removal_plan
 
@@ -182,6 +222,7 @@ def remove(
         installed = operations.known_jobs(place)
         jobs = sorted(installed.jobs) if everything else jobs
         if not jobs:
+            dropped.forget(place.paths)
             render.as_json(render.plan_json(removal_plan((), installed))) if json else render.note(
                 "no jobs are applied"
             )
@@ -192,10 +233,9 @@ def remove(
         if not yes and not json and sys.stdin.isatty() and not typer.confirm(f"Remove {', '.join(jobs)}?"):
             raise typer.Exit(ExitCode.FAILED)
         ask = not yes and not json and sys.stdin.isatty()
-        sources = editing.removable(place, jobs, render.note) if files or (ask and not place.offline) else []
-        if ask and sources and not files:
-            words = f"Remove {', '.join(map(str, sources))} too? Else the next apply brings them back"
-            sources = sources if typer.confirm(words, default=True) else []
+        sources = _files_to_go(place, jobs, files=files, ask=ask)
+        if not everything:
+            dropped.check_removal(place, [installed.jobs[name] for name in jobs], sources)
         todo = removal_plan(jobs, installed)
         desired.check_links(place, todo, (), installed.jobs)
         applier.carry_out(todo)
@@ -205,6 +245,7 @@ def remove(
             # What was noted of job files goes with the last of their jobs.
             forget_elsewhere(place.paths)
             record.forget(place.paths)
+            dropped.forget(place.paths)
         operations.keep_recording(place, manager, render.note, jobs=bool(left))
     if json:
         render.as_json(render.plan_json(todo))
@@ -213,4 +254,5 @@ def remove(
     for source in sources:
         render.line(f"- {source}")
     if not sources:
-        render.note("the job files stay: the next apply of their directory brings these jobs back")
+        boot = " or a boot" if any(installed.jobs[name].generated for name in jobs) else ""
+        render.note(f"the job files stay: the next apply of their directory{boot} brings these jobs back")

@@ -63,6 +63,9 @@ BACKEND = typer.Option(
     "auto", "--backend", help="Who runs the jobs: systemd, local (sdcron engine), or auto.", metavar="NAME"
 )
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
+SOME_PATHS = typer.Argument(
+    None, help="Job files, or directories of them; the drop-in directories (jobs.d) if none.", metavar="[PATH]..."
+)
 PATHS = typer.Argument(..., help="Job files (*.yaml, *.yml), or directories of them.", metavar="PATH...")
 PRUNE = typer.Option(True, "--prune/--no-prune", help="Remove jobs whose file left the directory (default).")
 TRANSIENT = typer.Option(False, "--transient", help="Units that live until the next boot; nothing in /etc.")

@@ -33,6 +33,7 @@ def new(
     Example: sdcron new backup --schedule "30 2 * * *" --command "/usr/local/bin/backup --all"
     """
     from sdcron import editing, render
+    from sdcron.paths import system_paths
 
     editing.path_of_new(name, directory)
     options = {"schedule": schedule, "command": command, "description": description, "user": run_as, "retry": retry}
@@ -42,7 +43,9 @@ def new(
     path = editing.new_job_file(name, directory, values)
     render.line(str(path))
     edit_it = "" if "command" in values else f"edit it, then: sdcron validate {path}, "
-    render.note(f"{edit_it or 'next: '}sdcron apply {path}")
+    # Drop-in files are applied as one.
+    dropped_in = str(directory.resolve()) in map(str, system_paths().drop_in_dirs)
+    render.note(f"{edit_it or 'next: '}sdcron apply{'' if dropped_in else f' {path}'}")
 
 
 def _ask(name: str, key: str) -> str:
@@ -74,7 +77,7 @@ def edit(
 
     Example: sudo sdcron edit backup
     """
-    from sdcron import editing, render
+    from sdcron import dropped, editing, render
     from sdcron.cli.applying import apply
 
     place = place_of(user, root, backend)
@@ -106,4 +109,16 @@ def edit(
         editing.keep(draft, render.note)
         raise
     draft.forget()
-    apply([path], False, True, False, True, user, root, backend, False)
+    every = dropped.is_dropped_in(place.paths, str(path))
+    apply(
+        [] if every else [path],
+        dry_run=False,
+        prune=True,
+        transient=False,
+        lenient=False,
+        yes=True,
+        user=user,
+        root=root,
+        backend=backend,
+        json=False,
+    )

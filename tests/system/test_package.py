@@ -76,6 +76,11 @@ def test_it_installs_runs_a_job_and_tells_of_it(release: Release) -> None:
         assert collector == {"ActiveState": "active", "User": "sdcron", "Group": "systemd-journal"}
         assert path.endswith("/lib/systemd/system/sdcron-collector.service")
         assert "all as the job files say" in sdcron(machine, "doctor", status=None)
+        shipped = machine.run(["sh", "-c", "dpkg -L sdcron | grep '/systemd/system/.*[.]service$'"]).stdout.split()
+        assert {path.rpartition("/")[2] for path in shipped} >= {"sdcron.service", "sdcron-collector.service"}
+        for path in shipped:
+            told = machine.run(["systemd-analyze", "--man=no", "verify", path], status=None).stderr
+            assert [line for line in told.splitlines() if path.rpartition("/")[2] in line] == []
         for page in ("sdcron.1", "sdcron-job.1", "sdcron-job.5", "sdcron-engine.8", "sdcron-collector.8"):
             assert machine.exists(f"/usr/share/man/man{page[-1]}/{page}.gz"), page
         completion = (

@@ -1,0 +1,184 @@
+"""Applying the drop-in directories: strictly by hand, leniently where nobody is there to read a message."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.desired import Desired, plan_jobs, read_desired
+from sdcron.errors import BackendError, JobFileError, UsageError
+from sdcron.files import Files
+from sdcron.installed import read_installed
+from sdcron.jobfile import read_file
+from sdcron.jobs_d import find
+from sdcron.jobset import read_files
+from sdcron.local_operations import LocalApplier
+from sdcron.operations import file_context
+from sdcron.paths import system_paths
+from sdcron.step import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    from sdcron.apply import Applier
+    from sdcron.backends import Backend, UnitState
+    from sdcron.errors import Problem
+    from sdcron.jobs_d import Found
+    from sdcron.jobset import JobSet
+    from sdcron.paths import Paths
+    from sdcron.place import Place
+    from sdcron.plan import Before, Plan
+
+_EARLY = "early\n"
+_GENERATOR = "systemd/system-generators/sdcron-generator"
+_GENERATOR_DIRS = ("run", "etc", "usr/local/lib", "usr/lib")
+"""systemd.generator(7), below the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be applied: of the drop-in directories with their digests, and what is wrong with files left out."""
+
+    desired: Desired
+    plan: Plan
+    digests: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def drop_ins_of(place: Place) -> Found:
+    """The files of the drop-in directories. Raises UsageError where there are none to be applied, and SdcronError."""
+    hint = "name what is to be applied: sdcron apply PATH..."
+    if place.offline:
+        raise UsageError(
+            "the drop-in directories below a --root are taken up when that machine boots", f"to apply others, {hint}"
+        )
+    if place.user or place.transient or place.local or place.paths.generated_dir is None:
+        raise UsageError("drop-in directories are for the machine's own systemd", hint)
+    if not has_generator(place.paths):
+        raise UsageError("the drop-in directories need sdcron's generator, which its Debian package has", hint)
+    return find(place.paths.drop_in_dirs)
+
+
+def read_drop_ins(place: Place) -> JobSet:
+    """The jobs of the drop-in directories, wherever they are to run. Raises JobFileError, SdcronError."""
+    return read_files(find(system_paths(place.paths.root).drop_in_dirs).as_paths(), file_context(place))
+
+
+def is_dropped_in(paths: Paths, source: str) -> bool:
+    """Whether this job file is in a drop-in directory, and applied with those alone."""
+    return source.rpartition("/")[0] in map(str, paths.drop_in_dirs)
+
+
+def plan_paths(
+    place: Place,
+    paths: Sequence[Path],
+    timers: Mapping[str, UnitState] | None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    note: Callable[[str], object] = lambda _: None,
+    *,
+    prune: bool = True,
+    lenient: bool = False,
+) -> Wanted:
+    """Read, compile and plan these files and directories; the drop-in directories where there are none.
+
+    `timers` are the active ones, None where no systemd runs; `note` hears of what could not be checked. Leniently, a
+    drop-in file with a mistake is left out as a whole, and its jobs stay as they are applied; of two files with the
+    same job the first counts. Raises JobFileError, UsageError, and SdcronError.
+    """
+    if paths:
+        for path in paths:
+            _refuse_drop_ins(place, path)
+        desired = read_desired(place, paths, timers, progress, note)
+        return Wanted(desired, plan_jobs(place, desired, timers, prune=prune))
+    found = drop_ins_of(place)
+    # Before they are read: what is edited meanwhile is then told from what is applied.
+    digests = found.digests()
+    problems: dict[Problem, None] = {}
+    without: set[str] = set()
+    if lenient:
+        for path in found.files:
+            wrong = read_file(path, file_context(place))[1]
+            problems.update(dict.fromkeys(wrong))
+            without |= {str(path)} if wrong else set()
+    while True:
+        try:
+            desired = read_desired(place, found.as_paths(without), timers, progress, note)
+            todo = plan_jobs(place, desired, timers, prune=prune, without=without)
+            return Wanted(desired, todo, digests, tuple(problems))
+        except JobFileError as error:
+            if not lenient:
+                raise
+            problems.update(dict.fromkeys(error.problems))
+            # What is wrong may also be that a job goes which one that stays waits for.
+            wrong_now = {problem.path for problem in error.problems}.intersection(map(str, found.files)) - without
+            if not wrong_now and not prune:
+                raise
+            prune = prune and bool(wrong_now)
+            without |= wrong_now
+
+
+def _refuse_drop_ins(place: Place, path: Path) -> None:
+    if place.user or place.transient or place.local or not (place.offline or has_generator(place.paths)):
+        return
+    real = os.path.realpath(path)
+    if not is_dropped_in(place.paths, real) and not is_dropped_in(place.paths, f"{real}/"):
+        return
+    hint = "leave the path away: sdcron apply"
+    if place.offline:
+        hint = "the machine takes them up when it boots"
+    raise UsageError(f"{path} is of the drop-in directories, which are applied as one", hint)
+
+
+def has_generator(paths: Paths) -> bool:
+    """Whether systemd there finds sdcron's generator, which comes with the Debian package."""
+    return any((paths.root / parent / _GENERATOR).exists() for parent in _GENERATOR_DIRS)
+
+
+def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> None:
+    """Apply it: see Applier.carry_out."""
+    if wanted.digests is None or isinstance(applier, LocalApplier):
+        applier.carry_out(wanted.plan)
+    else:
+        applier.carry_out(wanted.plan, digests=wanted.digests)
+        if not wanted.problems:
+            place.paths.generator_log.unlink(missing_ok=True)
+
+
+def begin_late(place: Place, backend: Backend | None) -> None:
+    """Start what a boot would have started, had what is applied not been in a file system that is mounted late.
+
+    As a boot does: what was missed while the machine was off is made good, and what does not start stays so. Raises
+    BackendError, OSError.
+    """
+    mark, generated = place.paths.generated_mark, place.paths.generated_dir
+    if backend is None or generated is None or read_text(mark) != _EARLY:
+        return
+    Files().write(mark, "")
+    backend.reload()
+    files = set(map(str, find(place.paths.drop_in_dirs).files))
+    for job in read_installed(place.paths).jobs.values():
+        for timer in sorted(job.enabled) if job.generated and job.source in files else ():
+            with suppress(BackendError):
+                backend.start([timer])
+
+
+def check_removal(place: Place, jobs: Iterable[Before], files: Collection[Path]) -> None:
+    """Raise UsageError for a drop-in job that would be back: its file is not among `files`, which go, or hides one."""
+    hidden = {path.name for path in find(place.paths.drop_in_dirs).hidden}
+    for job in jobs:
+        source = Path(job.source)
+        if job.generated and (source not in files or source.name in hidden):
+            mask = f"ln -sf /dev/null {place.paths.drop_in_dirs[0]}/{source.name}"
+            raise UsageError(
+                f"{job.name} is of {source}, and would be back",
+                f"remove that file, or hide what a package has: {mask}; then: sdcron apply",
+            )
+
+
+def forget(paths: Paths) -> None:
+    """Have the next boot, or apply, begin anew with the drop-in directories."""
+    if paths.generated_dir is not None:
+        paths.generated_from.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""The drop-in directories: job files of the administrator, of this boot, and of packages, as one set.
+
+A file hides those of the same name in the directories after its own; one that is empty, or a link to /dev/null, hides
+them and is no job, as with systemd's own files (systemd.unit(5), "masked"). What was compiled from them last holds as
+long as their digests are the same: the generator asks sha256sum(1), and reads no job file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdcron.errors import SdcronError
+from sdcron.jobset import JobPaths, is_job_file
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_NEVER = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files that count, by their own names, and those that another one hides or that hide others themselves."""
+
+    places: tuple[Path, ...]
+    files: tuple[Path, ...]
+    hidden: tuple[Path, ...] = ()
+    masks: tuple[Path, ...] = ()
+
+    def as_paths(self, without: Collection[str] = ()) -> JobPaths:
+        """As what an apply of all the directories reads, but for some files."""
+        chosen = {str(path): path for path in self.files if str(path) not in without}
+        return JobPaths(chosen, tuple(map(str, self.places)), generated=True)
+
+    def digests(self) -> str:
+        """A line that tells how many files there are, and what sha256sum(1) says of each.
+
+        Where one cannot be read there are never so many: then they are never what they were.
+        """
+        every = sorted((*self.files, *self.hidden, *self.masks))
+        lines = [_digest(path) for path in every]
+        told = [line for line in lines if line is not None]
+        return "".join((f"# {len(every) if len(told) == len(every) else _NEVER}\n", *told))
+
+
+def find(places: Collection[Path]) -> Found:
+    """Raises SdcronError for a directory that cannot be read; one that is not there has no files."""
+    first: dict[str, Path] = {}
+    hidden, masks = [], []
+    for place in places:
+        for name in _names(place):
+            path = place / name
+            if name in first:
+                hidden.append(path)
+            else:
+                first[name] = path
+    for name, path in list(first.items()):
+        if _is_mask(path):
+            masks.append(first.pop(name))
+    return Found(
+        tuple(places), tuple(first[name] for name in sorted(first)), tuple(sorted(hidden)), tuple(sorted(masks))
+    )
+
+
+def may_be_in(source: str, files: Collection[str]) -> bool:
+    """Whether a job whose file was `source` may be in one of these now: one of the same name may hide that."""
+    return any(Path(source).name == Path(file).name for file in files)
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entry.name for entry in entries if is_job_file(entry.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise SdcronError(f"{place} cannot be read: {error.strerror}", "check its permissions") from error
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a file is there to hide others alone."""
+    with suppress(OSError):
+        return os.path.realpath(path) == os.devnull or (path.is_file() and path.stat().st_size == 0)
+    return False
+
+
+def _digest(path: Path) -> str | None:
+    """The line of a file; None for one that cannot be read, or would have its reader wait, as a FIFO."""
+    try:
+        content = path.read_bytes() if path.is_file() or _is_mask(path) else None
+    except OSError:
+        content = None
+    if content is None:
+        return None
+    digest = hashlib.sha256(content).hexdigest()
+    # sha256sum(1): with a backslash in front, a line feed and a backslash are written with another one.
+    name = str(path)
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"

@@ -1,0 +1,197 @@
+"""The drop-in directories on machines that have the package: applied, booted, brought and taken by other packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.machine import RELEASES, until
+from tests.packaged import installed
+from tests.system.test_package import PLAIN, package_of, sdcron
+
+if TYPE_CHECKING:
+    from tests.machine import Machine
+    from tests.rootfs import Release
+
+ETC, USR = "/etc/sdcron/jobs.d", "/usr/lib/sdcron/jobs.d"
+DAILY = "schedule: '@daily'\ncommand: /bin/true\n"
+#: A package that brings a job file, and one for administrators to edit.
+OTHER = """
+set -e
+cd "$(mktemp -d)"
+mkdir -p other/DEBIAN other/usr/lib/sdcron/jobs.d other/etc/sdcron/jobs.d
+printf 'Package: other\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.org>\\nDescription: x\\n' \
+    >other/DEBIAN/control
+echo /etc/sdcron/jobs.d/own.yaml >other/DEBIAN/conffiles
+printf "schedule: '* * * * * *'\\ncommand: echo from the package\\n" >other/usr/lib/sdcron/jobs.d/brought.yaml
+printf "schedule: '@daily'\\ncommand: /bin/true\\n" >other/etc/sdcron/jobs.d/own.yaml
+dpkg-deb --build --root-owner-group other /var/tmp/other.deb
+"""
+
+
+def timers(machine: Machine) -> list[str]:
+    """Those of sdcron's jobs that wait."""
+    command = ["systemctl", "list-units", "--plain", "--no-legend", "--type=timer", "--state=active", "sdcron-*"]
+    return sorted(line.split()[0] for line in machine.run(command).stdout.splitlines())
+
+
+def fragment(machine: Machine, unit: str) -> str:
+    """Where a unit comes from."""
+    return machine.show(unit, "FragmentPath")["FragmentPath"]
+
+
+@pytest.mark.timeout(600)
+def test_what_is_dropped_in_is_applied_and_comes_back_with_every_boot(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        machine.write(f"{USR}/hidden.yaml", DAILY)
+        machine.write(f"{ETC}/hidden.yaml", "")
+        machine.write(f"{ETC}/often.yaml", "schedule: '*/2 * * * * *'\ncommand: echo hello\n")
+        machine.write(f"{ETC}/script.yaml", "schedule: '@daily'\nscript: echo a script\n")
+        assert "+ add often" in sdcron(machine, "apply")
+        assert "nothing to do: 2 unchanged" in sdcron(machine, "apply")
+        assert fragment(machine, "sdcron-often.timer") == "/run/systemd/generator/sdcron-often.timer"
+        until(lambda: "hello" in sdcron(machine, "logs", "often"), 30, "it has run")
+        assert json.loads(sdcron(machine, "history", "--json"))[0]["trigger"] == "schedule"
+        listed = sdcron(machine, "list")
+        assert f"{ETC}/often.yaml" in listed
+        assert "hidden" not in listed
+        waiting = ["sdcron-often.timer", "sdcron-script.timer"]
+        assert timers(machine) == waiting
+        # Nothing is read anew at a boot at which nothing has changed.
+        machine.poweroff()
+        machine.boot()
+        until(lambda: timers(machine) == waiting, 30, "they wait again")
+        assert machine.show("sdcron.service", "ActiveEnterTimestamp")["ActiveEnterTimestamp"] == ""
+        assert "a script" in sdcron(machine, "run", "script", "--wait")
+        # A pause outlives it too.
+        sdcron(machine, "pause", "script")
+        machine.run(["systemctl", "daemon-reload"])
+        machine.poweroff()
+        machine.boot()
+        until(lambda: timers(machine) == waiting[:1], 30, "one waits again")
+        sdcron(machine, "resume", "script")
+        assert timers(machine) == waiting
+        assert "all as the job files say" in sdcron(machine, "doctor", status=None)
+        sdcron(machine, "remove", "often", status=2)
+        machine.run(["rm", f"{ETC}/often.yaml"])
+        machine.run(["systemctl", "daemon-reload"])
+        assert timers(machine) == waiting
+        assert "- remove often" in sdcron(machine, "apply", "--yes")
+        assert timers(machine) == waiting[1:]
+        assert not machine.exists("/run/systemd/generator/sdcron-often.timer")
+
+
+@pytest.mark.timeout(600)
+def test_an_edit_runs_nothing_until_it_is_applied_or_the_machine_boots(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        job = "missed: skip\ncommand: touch /root/has-run\n"
+        machine.write(f"{ETC}/edited.yaml", f"schedule: '0 0 1 1 *'\n{job}")
+        sdcron(machine, "apply")
+        # At a time that has just passed: a reload of an edited timer would run the job at once.
+        minute = machine.run(["date", "+%M"]).stdout.strip()
+        machine.write(f"{ETC}/edited.yaml", f"schedule: '{int(minute)} * * * *'\n{job}")
+        machine.write(f"{ETC}/bad.yaml", "schedule: '@dayly'\ncommand: /bin/true\n")
+        machine.write(f"{ETC}/new.yaml", DAILY)
+        machine.run(["systemctl", "daemon-reload"])
+        assert timers(machine) == ["sdcron-edited.timer"]
+        told = sdcron(machine, "doctor", status=None)
+        assert f"the generator: {ETC}/bad.yaml:1:12: " in told
+        assert machine.show("sdcron-new.timer", "LoadState")["LoadState"] == "loaded"
+        assert not machine.exists("/root/has-run")
+        sdcron(machine, "apply", status=3)
+        assert timers(machine) == ["sdcron-edited.timer"]
+        # Nobody is there to mend it at a boot: one bad file stops no other.
+        machine.poweroff()
+        machine.boot()
+        until(lambda: timers(machine) == ["sdcron-edited.timer", "sdcron-new.timer"], 60, "both wait")
+        assert machine.show("sdcron.service", "Result")["Result"] == "exit-code"
+        said = machine.run(["journalctl", "-b", "-u", "sdcron.service", "-o", "cat"]).stdout
+        assert f"{ETC}/bad.yaml:1:12: " in said
+        shown = machine.show("sdcron-edited.timer", "TimersCalendar")["TimersCalendar"]
+        assert f"OnCalendar=*-*-* *:{minute}:00" in shown
+        assert not machine.exists("/root/has-run")
+
+
+#: As where /var has a file system of its own: generators run before it is mounted (systemd.generator(7)).
+LATE = """[Unit]
+Before=local-fs.target
+[Mount]
+What=/srv/state
+Where=/var/lib/sdcron
+Type=none
+Options=bind
+"""
+
+
+@pytest.mark.timeout(600)
+def test_what_is_applied_may_be_in_a_file_system_that_is_mounted_after_the_generators_ran(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        machine.write("/etc/systemd/system/var-lib-sdcron.mount", LATE)
+        machine.run(["mkdir", "-p", "/srv/state", "/etc/systemd/system/local-fs.target.wants"])
+        machine.run(["ln", "-s", "../var-lib-sdcron.mount", "/etc/systemd/system/local-fs.target.wants/"])
+        machine.run(["systemctl", "daemon-reload"])
+        machine.run(["systemctl", "start", "var-lib-sdcron.mount"])
+        machine.write(f"{ETC}/missed.yaml", "schedule: '@daily'\ncommand: echo hello\n")
+        machine.write(f"{ETC}/paused.yaml", "schedule: '@daily'\ncommand: echo paused\n")
+        sdcron(machine, "apply")
+        sdcron(machine, "pause", "paused")
+        machine.poweroff()
+        for stamp in (machine.disk / "var/lib/systemd/timers").glob("stamp-sdcron-*"):
+            os.utime(stamp, (time.time() - 2 * 86400,) * 2)
+        machine.boot()
+        until(lambda: timers(machine) == ["sdcron-missed.timer"], 60, "it waits again")
+        until(lambda: "hello" in sdcron(machine, "logs", "missed"), 30, "what it missed is made good")
+        [run] = json.loads(sdcron(machine, "history", "--json"))
+        assert (run["job"], run["trigger"], run["outcome"]) == ("missed", "missed", "success")
+
+
+@pytest.mark.timeout(600)
+def test_a_package_brings_its_jobs_and_takes_them_with_it(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        machine.run(["sh", "-c", OTHER])
+        machine.run(["dpkg", "--install", "/var/tmp/other.deb"], env=PLAIN, timeout=120)
+        assert timers(machine) == ["sdcron-brought.timer", "sdcron-own.timer"]
+        until(lambda: "from the package" in sdcron(machine, "logs", "brought"), 30, "it has run")
+        machine.run(["dpkg", "--remove", "other"], env=PLAIN, timeout=120)
+        assert timers(machine) == ["sdcron-own.timer"]
+        machine.run(["dpkg", "--purge", "other"], env=PLAIN, timeout=120)
+        assert timers(machine) == []
+        assert "sdcron-" not in machine.run(["sh", "-c", "ls /run/systemd/generator"]).stdout
+        # What comes in one go with sdcron itself is applied too: dpkg triggers nothing then.
+        both = "/var/tmp/sdcron_*.deb /var/tmp/other.deb"
+        machine.run(["sh", "-c", f"dpkg --install {both}"], env=PLAIN, timeout=120)
+        assert timers(machine) == ["sdcron-brought.timer", "sdcron-own.timer"]
+        machine.run(["dpkg", "--purge", "other"], env=PLAIN, timeout=120)
+        assert timers(machine) == []
+        # With sdcron its jobs go, and are there again with it.
+        machine.write(f"{ETC}/mine.yaml", DAILY)
+        sdcron(machine, "apply")
+        machine.run(["dpkg", "--remove", "sdcron"], env=PLAIN, timeout=120)
+        assert timers(machine) == []
+        machine.run(["sh", "-c", "dpkg --install /var/tmp/sdcron_*.deb"], env=PLAIN, timeout=120)
+        assert timers(machine) == ["sdcron-mine.timer"]
+        machine.run(["dpkg", "--purge", "sdcron"], env=PLAIN, timeout=120)
+        assert timers(machine) == []
+        assert machine.exists(f"{ETC}/mine.yaml")
+        assert "sdcron" not in machine.run(["sh", "-c", "ls /run/systemd/generator /var/lib"]).stdout
+
+
+@pytest.mark.timeout(600)
+def test_what_a_package_brings_while_somebody_else_applies_is_applied_after_that() -> None:
+    # The oldest: Restart= is younger than oneshot services are.
+    release = RELEASES[0]
+    with installed(release, package_of(release)) as machine:
+        machine.run(["sh", "-c", OTHER])
+        lock = "/run/sdcron/apply.lock"
+        machine.run(["mkdir", "-p", "/run/sdcron"])
+        machine.run(["systemd-run", "--unit=held", "flock", lock, "sleep", "infinity"])
+        until(lambda: machine.run(["flock", "-n", lock, "true"], status=None).returncode != 0, 30, "it is held")
+        machine.run(["dpkg", "--install", "/var/tmp/other.deb"], env=PLAIN, timeout=120)
+        assert timers(machine) == []
+        until(lambda: machine.show("sdcron.service", "NRestarts")["NRestarts"] != "0", 90, "it is tried again")
+        machine.run(["systemctl", "stop", "held.service"])
+        until(lambda: timers(machine) == ["sdcron-brought.timer", "sdcron-own.timer"], 60, "they wait")
