@@ -73,6 +73,8 @@ TEST = Kind("", (*_SYSTEM, *_NEEDED, *_TESTING), complete="usr/lib/python3/dist-
 BARE = Kind("bare-", _SYSTEM, _NEEDED)
 BUILD = Kind("build-", ("systemd", "tzdata", *_NEEDED, *_TESTING, *_BUILDING), complete="usr/bin/dh")
 KINDS = (TEST, BARE, BUILD)
+#: For benchmarks alone: with what sdcron is measured against.
+PEER = Kind("peer-", (*_SYSTEM, *_NEEDED), ("systemd-cron",), complete="usr/lib/python3/dist-packages/typer")
 
 #: Units that would start work of their own during a test.
 MASKED = (

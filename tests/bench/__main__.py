@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.collector import few_jobs, flood, million
 from tests.bench.figures import JOBS, Figure, job_files, sdcron, seconds
+from tests.bench.generator import generator
 from tests.machine import RELEASES, Machine, why_no_machines
 
 MANY = 10_000
@@ -132,6 +133,10 @@ def main() -> int:
                 print(figure, flush=True)
                 figures.append(figure)
             print(f"     ({benchmark.__name__} took {time.monotonic() - began:.0f} s)", flush=True)
+    if not wanted or generator.__name__ in wanted:
+        for figure in generator(release):
+            print(figure, flush=True)
+            figures.append(figure)
     if "--json" in sys.argv:
         print(json.dumps([{"what": each.what, "value": each.value, "limit": each.limit} for each in figures]))
     return 0 if all(figure.good for figure in figures) else 1
