@@ -169,18 +169,26 @@ def elapses(machine: Machine) -> dict[str, datetime | None]:
     return found
 
 
+def is_between(moment: datetime | None, first: datetime | None, last: datetime | None) -> bool:
+    """Whether all are moments, in this order."""
+    return moment is not None and first is not None and last is not None and first <= moment <= last
+
+
 def assert_elapses(machine: Machine, zone: str) -> int:
     """Every timer's next elapse is what next_after() says; one that elapses while it is looked at is asked again.
 
-    Returns how many timers there are.
+    Of one that elapses each time, as on a busy machine one of every second, it is between what that says before and
+    after. Returns how many timers there are.
     """
     left: set[str] | None = None
-    for _ in range(5):
+    for attempt in range(5):
         before = datetime.now(UTC)
         seen = elapses(machine)
         expected = next_after(machine, zone, before, datetime.now(UTC))
         assert seen.keys() >= expected.keys()
         left = {name for name in (left or expected) if expected[name] != [seen[name]] * 2}
+        if attempt == 4:
+            left = {name for name in left if not is_between(seen[name], *expected[name])}
         if not left:
             return len(expected)
         time.sleep(0.5)
