@@ -1439,7 +1439,7 @@ def a_run_with_values_is_beside_others_only_where_several_may_be_on(world: World
 def a_range_is_run_in_order_up_to_a_failure_and_goes_on_behind_what_has_succeeded(world: World) -> Steps:
     log = f"{PLACE}/counts/range"
     text = f'echo "$SDCRON_FOR" >>{log}; case $SDCRON_FOR in *-01-03T*) [ -e {log}-mended ];; esac'
-    job = {"schedule": "30 2 * * *", "timezone": "UTC", "command": ["/bin/sh", "-c", text], "retry": "1h"}
+    job = {"schedule": "30 2 1-5 1 *", "timezone": "UTC", "command": ["/bin/sh", "-c", text], "retry": "1h"}
     failing = {"command": ["/bin/sh", "-c", '[ -n "$SDCRON_FOR" ]']}
     mend = {"command": ["/bin/touch", f"{log}-mended"]}
     world.apply({"range": job, "range-failed": failing, "mend": mend})
