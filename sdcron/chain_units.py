@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.drop_ins import drop_in_name
 from sdcron.escape import Place, escape
-from sdcron.handlers import handler_text, systemctl, systemctl_of_a_run
+from sdcron.handlers import handler_text, systemctl_of_a_run
 from sdcron.job import NOT_RUN, Overlap, Sandbox
 from sdcron.overlap import asked_unit
 from sdcron.paths import Scope
@@ -123,10 +123,16 @@ _SKIPPED = (
 _AGAIN = "75"
 """The exit status of a handler that is to look once more (EX_TEMPFAIL of sysexits.h(3head))."""
 _LOOK_AGAIN = ('[ "$EXIT_STATUS" != AGAIN ] || exec SYSTEMCTL start --quiet --no-block "$1"',)
+# A boot may ask for the same start as an end (boot_chains.py): once the gate has taken the token it is not asked again.
+_ASK = (
+    'dir=$1; [ ! -e "$dir/lock" ] || { exec 9<"$dir/lock"; flock 9; }; [ -e "$dir/due" ] || exit 0;',
+    'exec SYSTEMCTL start --quiet --no-block "$2"',
+)
 # A start that was asked for some time ago may have waited, as for a network or a run for an instant. Of a job with
 # conditions, which are looked at before this, it more likely came to nothing: one of them did not hold.
 _GATE = (
-    'dir=$1 conditions=$2; shift 2; PATH=/usr/bin:/bin; all=; if [ -e "$dir/due" ]; then',
+    "dir=$1 conditions=$2; shift 2; PATH=/usr/bin:/bin; all=;",
+    '[ ! -e "$dir/lock" ] || { exec 9<"$dir/lock"; flock 9; }; if [ -e "$dir/due" ]; then',
     'if [ "$conditions" = no ] || [ -n "$(find "$dir/due" -mmin -5)" ]; then read -r all <"$dir/due"; fi;',
     'rm -f "$dir/due"; fi;',
     'for x; do [ -e "$dir/$x.ok" ] || case " $all " in *" $x "*) ;; *) all="$all $x";; esac; done;',
@@ -259,7 +265,8 @@ def _after_handler(job: Job, scope: Scope, state_dir: str, header: Sequence[str]
     due = f"{graph_dir(state_dir, job.name)}/{DUE}"
     paths = [f"!{path}" for path in marks(f"{state_dir}/paused", job.name)]
     conditions = [f"ConditionPathExists={escape(path, Place.VALUE)}" for path in (due, *paths)]
-    command = f"/usr/bin/{systemctl(scope)} start --quiet --no-block {asked_unit(job)}"
+    words = (graph_dir(state_dir, job.name), asked_unit(job))
+    command = _shell(_ASK, scope, "sdcron-after", *words)
     return _handler(job, scope, "Start after others", [*header, *conditions], command, ownership)
 
 

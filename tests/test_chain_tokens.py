@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,24 +15,28 @@ from sdcron.boot_chains import _is_due
 from sdcron.job import Directive, Job, Otherwise, Passthrough, Source, When
 from sdcron.paths import Scope
 from sdcron.units import compile_job
+from tests.machine import until
 from tests.test_escape import words
 from tests.test_retry import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 def job(**fields: object) -> Job:
     return Job("d", Source("/d.yaml"), ("/bin/true",), after=("x", "y"), **fields)  # type: ignore[arg-type]  # a job's
 
 
-def step(job: Job, unit: str, key: str, state: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of a job's unit, as systemd would have it run."""
+def commanded(job: Job, unit: str, key: str, state: Path) -> list[str]:
+    """A command of a job's unit, as systemd would have it run."""
     units = compile_job(job, directory="/", scope=Scope.SYSTEM, state_dir=str(state)).units
     [text] = [each.text for each in units if each.name == unit]
-    argv = [word.replace("$$", "$").replace("%%", "%") for word in words(setting(text, key).lstrip("-+"))]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    return [word.replace("$$", "$").replace("%%", "%") for word in words(setting(text, key).lstrip("-+"))]
+
+
+def step(job: Job, unit: str, key: str, state: Path) -> subprocess.CompletedProcess[str]:
+    """Run it."""
+    return subprocess.run(commanded(job, unit, key, state), capture_output=True, text=True, check=False, timeout=20)
 
 
 @pytest.fixture
@@ -47,6 +53,33 @@ def asked(tokens: Path, failed: str, seconds_ago: float) -> None:
     (tokens / "due").write_text(f"{failed}\n")
     moment = time.time() - seconds_ago
     os.utime(tokens / "due", (moment, moment))
+
+
+def test_a_start_is_asked_for_only_as_long_as_the_gate_has_not_seen_to_it(tokens: Path, tmp_path: Path) -> None:
+    handler = commanded(job(), "sdcron-d@after.service", "ExecStart", tmp_path)
+    handler = [word.replace("/usr/bin/env -i /usr/bin/systemctl", "echo") for word in handler]
+    asked(tokens, "", 0)
+    ended = subprocess.run(handler, capture_output=True, text=True, check=True, timeout=20)
+    assert ended.stdout == "start --quiet --no-block sdcron-d.service\n"
+    # A second one that comes while the gate is at work finds nothing left to ask for.
+    with (tokens / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(handler, stdout=subprocess.PIPE, text=True) as second:
+            children = Path(f"/proc/{second.pid}/task/{second.pid}/children")
+            until(lambda: children.read_text() != "", 20, "it waits for the lock")
+            (tokens / "due").unlink()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert second.communicate(timeout=20)[0] == ""
+    asked(tokens, "", 0)
+    with (tokens / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(commanded(job(), "sdcron-d.service", "ExecCondition", tmp_path)) as gate:
+            children = Path(f"/proc/{gate.pid}/task/{gate.pid}/children")
+            until(lambda: children.read_text() != "", 20, "it waits for the lock")
+            assert (tokens / "due").exists()
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert gate.wait(20) == 0
+    assert not (tokens / "due").exists()
 
 
 CONDITIONAL = [
