@@ -67,6 +67,11 @@ def generate(paths: Paths, into: Path, *, at_boot: bool) -> tuple[str, ...]:
         for name in applied.keys() - {job.name for job in compiled}
         if at_boot and not may_be_in(applied[name].source, without)
     }
+    if at_boot:
+        # What was for the last boot alone has gone with it, and what it hid is to be applied.
+        of_boot = f"{paths.drop_in_dirs[1]}/"
+        there = {str(path) for path in found.files} | without
+        gone |= {name for name, job in applied.items() if job.source.startswith(of_boot) and job.source not in there}
     stay = applied.keys() - gone
     for name in sorted(stay):
         _write_units(into, applied[name].units)

@@ -378,6 +378,17 @@ def test_what_a_power_cut_has_left_half_done_is_not_taken_for_whole(root: Root) 
     assert (root.root / "called").exists()
 
 
+def test_what_was_for_the_last_boot_is_gone_with_it_and_what_it_hid_is_to_be_applied(root: Root) -> None:
+    root.write(root.usr, a=DAILY)
+    root.run.mkdir(parents=True)
+    root.write(root.run, a="schedule: '@reboot'\ncommand: /bin/override\n")
+    root.apply()
+    shutil.rmtree(root.run)
+    root.generate(at_boot=True)
+    assert root.wanted() == []
+    assert "override" not in (root.generated / "sdcron-a.service").read_text()
+
+
 def test_a_fifo_keeps_no_boot_waiting(root: Root) -> None:
     root.write(root.etc, a=DAILY)
     os.mkfifo(root.etc / "x.yaml")
@@ -446,4 +457,6 @@ def test_they_are_validated_and_planned_without_a_path(root: Root, capsys: pytes
 def test_lenient_is_for_the_drop_in_directories(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["apply", "--lenient", "--root", str(tmp_path), str(tmp_path)]) == 2
     assert "--lenient is for the drop-in directories" in capsys.readouterr().err
+    assert run(["apply", "--lenient", "--dry-run", "--root", str(tmp_path)]) == 2
+    assert "--dry-run shows what a strict apply would do" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []

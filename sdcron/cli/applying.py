@@ -121,11 +121,13 @@ def apply(
     from sdcron import desired, dropped, operations, render
 
     place = place_of(user, root, backend, transient)
+    if lenient and paths:
+        raise UsageError("--lenient is for the drop-in directories", "leave the paths away, or --lenient")
+    if lenient and dry_run:
+        raise UsageError("--dry-run shows what a strict apply would do", "leave --lenient away")
     if dry_run:
         plan(paths, False, prune, transient, user, root, backend, json)
         return
-    if lenient and paths:
-        raise UsageError("--lenient is for the drop-in directories", "leave the paths away, or --lenient")
     progress = render.Progress()
     notes: list[str] = []
     with operations.connect(place) as manager, operations.changing(place, manager, progress) as applier:
