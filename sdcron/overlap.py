@@ -28,8 +28,12 @@ _QUEUE = (
     'mark=$1; [ -e "$mark" ] || { mkdir -p "${mark%/*}" && : >"$mark" && sync "$mark" "${mark%/*}"; };',
     ': >"$mark"; exec SYSTEMCTL restart --quiet --no-block "$2"',
 )
-# Without the mark the run has begun meanwhile: a boot that starts this, and a timer, may both mean the same one.
-_QUEUED = ('[ -e "$1" ] || exit 0; rm -f "$1"; exec SYSTEMCTL start --quiet --no-block "$2"',)
+# Without a mark the run has begun meanwhile: a boot that starts this, and a timer, may both mean the same one. A tick
+# that restarts this while it is at work has left its own mark before; it may end this before the start is asked for.
+_QUEUED = (
+    'if [ -e "$1" ]; then mv -f "$1" "$1@"; elif [ ! -e "$1@" ]; then exit 0; fi;',
+    'SYSTEMCTL start --quiet --no-block "$2"; code=$?; rm -f "$1@"; exit $code',
+)
 _IS_ASKED = ('touch -c "$3";',)
 _REPLACE = ('exec SYSTEMCTL restart --quiet --no-block "$1"',)
 # A start that waits, as for a network, has a job and is not active. Names alone are read: a description may hold any.
@@ -70,6 +74,11 @@ def queued_name(job_name: str) -> str:
 def queued_mark(state_dir: str, job_name: str) -> str:
     """The file that is there while a run waits."""
     return f"{state_dir}/queued/{job_name}"
+
+
+def queued_names(job_name: str) -> tuple[str, str]:
+    """The names of the files that say so: the second is there while the start that has waited is asked for."""
+    return job_name, f"{job_name}@"
 
 
 def slot_name(job_name: str, number: int) -> str:

@@ -52,7 +52,10 @@ _HANDLER = (
 # one, and nothing has failed.
 _REPLACED = 'case "$why" in success*) echo "<5>$unit: was replaced, no retry"; exit 0;; esac;'
 # The unit of the run that waits is ordered after this handler: the mark is there until it is over.
-_QUEUED = 'if [ -e "$5" ]; then rm -f "$state"; echo "<5>$unit: a run waits already, no retry"; exit 0; fi;'
+_QUEUED = (
+    'if [ -e "$5" ] || [ -e "$5@" ]; then rm -f "$state";',
+    'echo "<5>$unit: a run waits already, no retry"; exit 0; fi;',
+)
 # A run's last word. A successful one forgets the series. One that is being stopped says so to the handler, because
 # systemd reports its death by SIGTERM like any other failure; what tells them apart is the stop job, which is gone a
 # moment later. PATH may be the job's own.
@@ -127,7 +130,7 @@ def _handler(job: Job, scope: Scope, header: Sequence[str], ownership: Sequence[
     codes = " ".join(str(code) for code in retry.on_exit) or "-"
     unit = f"sdcron-{job.name}"
     # systemd.syntax(7): a backslash at the end of a line joins the next one with a blank, inside quotes too.
-    more = {Overlap.REPLACE: [_REPLACED], Overlap.QUEUE: [_QUEUED]}.get(job.overlap, [])
+    more = {Overlap.REPLACE: (_REPLACED,), Overlap.QUEUE: _QUEUED}.get(job.overlap, ())
     steps = [*_HANDLER[:2], *more, *_HANDLER[2:]]
     script = " \\\n  ".join(escape(step.replace("SYSTEMCTL", systemctl(scope)), Place.ARGUMENT)[1:-1] for step in steps)
     words = " ".join(escape(word, Place.ARGUMENT) for word in ["sdcron-retry", unit, str(retry.attempts), codes])

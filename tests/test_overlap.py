@@ -24,7 +24,7 @@ from sdcron.installed import read_one
 from sdcron.installed_job import InstalledJob
 from sdcron.job import Job, Missed, Overlap, Retry, Source
 from sdcron.job_memory import Memory as RunMemory
-from sdcron.overlap import queued_name, slot_name, slot_of, tick_name
+from sdcron.overlap import queued_name, queued_names, slot_name, slot_of, tick_name
 from sdcron.overlapping import start_by_systemd
 from sdcron.paths import Scope, system_paths
 from sdcron.pauses import Pause
@@ -223,6 +223,7 @@ def handled(
     jobs: str = "",
     retry: Retry | None = None,
     more: Mapping[str, str] = MappingProxyType({}),
+    systemctl: str = SYSTEMCTL,
 ) -> tuple[list[str], str]:
     """What a unit's script asks of systemd, and says; with `more` in its environment."""
     job = Job("a", Source("/a.yaml"), ("/bin/true",), overlap=overlap, max_parallel=3, retry=retry)
@@ -230,7 +231,7 @@ def handled(
     [text] = [each.text for each in compiled.units if each.name == unit]
     program = directory / "bin/systemctl"
     program.parent.mkdir(exist_ok=True)
-    program.write_text(SYSTEMCTL)
+    program.write_text(systemctl)
     program.chmod(0o755)
     asked = directory / "asked"
     asked.write_text("")
@@ -240,7 +241,9 @@ def handled(
         for word in words(setting(text, "ExecStart").replace("%t", str(directory)).replace("%%", "%"))
     ]
     environment = {"PATH": path, "ASKED": str(asked), "UNITS": units, "JOBS": jobs, **more}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=20, check=True, start_new_session=True
+    )
     assert done.stderr == ""
     return asked.read_text().splitlines(), done.stdout
 
@@ -255,6 +258,21 @@ def test_a_tick_leaves_its_mark_before_anything_waits_and_the_waiting_unit_remov
     assert asked == ["start --quiet --no-block sdcron-a.service"]
     assert not mark.exists()
     # It is asked again, as by a boot, for what has begun meanwhile.
+    assert handled(tmp_path, Overlap.QUEUE, queued_name("a"))[0] == []
+    assert list(mark.parent.iterdir()) == []
+
+
+def test_a_tick_that_ends_the_waiting_unit_before_it_has_asked_for_the_start_loses_no_run(tmp_path: Path) -> None:
+    """The tick leaves its mark, the run that is on ends and what waits takes the mark, the tick has that restarted."""
+    mark = tmp_path / "state/queued/a"
+    handled(tmp_path, Overlap.QUEUE, tick_name("a"))
+    killed = SYSTEMCTL.replace("\n", "\nkill -9 0\n", 1)
+    with pytest.raises(subprocess.CalledProcessError):
+        handled(tmp_path, Overlap.QUEUE, queued_name("a"), systemctl=killed)
+    assert not mark.exists()
+    asked, _ = handled(tmp_path, Overlap.QUEUE, queued_name("a"))
+    assert asked == ["start --quiet --no-block sdcron-a.service"]
+    assert list(mark.parent.iterdir()) == []
     assert handled(tmp_path, Overlap.QUEUE, queued_name("a"))[0] == []
 
 
@@ -295,17 +313,17 @@ def test_a_tick_takes_the_first_service_that_is_free(tmp_path: Path, units: str,
 @pytest.mark.parametrize(
     ("overlap", "result", "marked", "says"),
     [
-        (Overlap.QUEUE, "exit-code", True, "a run waits already, no retry"),
-        (Overlap.QUEUE, "exit-code", False, None),
-        (Overlap.REPLACE, "success", False, "was replaced, no retry"),
-        (Overlap.REPLACE, "exit-code", False, None),
+        *((Overlap.QUEUE, "exit-code", name, "a run waits already, no retry") for name in queued_names("a")),
+        (Overlap.QUEUE, "exit-code", None, None),
+        (Overlap.REPLACE, "success", None, "was replaced, no retry"),
+        (Overlap.REPLACE, "exit-code", None, None),
     ],
 )
 def test_a_failure_is_not_retried_where_another_run_comes_anyway(
-    tmp_path: Path, overlap: Overlap, result: str, marked: bool, says: str | None
+    tmp_path: Path, overlap: Overlap, result: str, marked: str | None, says: str | None
 ) -> None:
-    mark = tmp_path / "state/queued/a"
     if marked:
+        mark = tmp_path / "state/queued" / marked
         mark.parent.mkdir(parents=True)
         mark.touch()
     monitor = {"MONITOR_SERVICE_RESULT": result, "MONITOR_EXIT_STATUS": "1"}
@@ -892,18 +910,20 @@ def booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None) -> 
         (None, False, False),
     ],
 )
+@pytest.mark.parametrize("name", queued_names("a"))
 def test_what_waited_begins_after_a_boot_unless_it_may_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None, paused: bool, begins: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None, paused: bool, begins: bool, name: str
 ) -> None:
     place, backend = booted(tmp_path, monkeypatch, job)
     paths = place.paths
+    (paths.queued_dir / "a").rename(paths.queued_dir / name)
     if paused:
         paths.paused_dir.mkdir()
         (paths.paused_dir / "a").write_text(Pause("2027-01-01T00:00:00Z", "x").text())
     told: list[str] = []
     start_queued(place, lambda name, text: told.append(f"{name}: {text}"))
     assert (("start", queued_name("a")) in backend.calls) == begins
-    assert (paths.queued_dir / "a").exists() == begins, "the unit itself removes it"
+    assert (paths.queued_dir / name).exists() == begins, "the unit itself removes it"
     assert bool(told) == begins
 
 
@@ -970,10 +990,13 @@ def test_one_of_several_runs_is_stopped_by_its_id_and_all_by_the_job(
     assert ("stop", slot_name("a", 1)) in backend.calls
 
 
-def test_with_a_job_what_waits_is_given_up_and_not_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", queued_names("a"))
+def test_with_a_job_what_waits_is_given_up_and_not_with_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     backend, place, _ = by_hand(tmp_path, Overlap.QUEUE)
     monkeypatch.setattr("sdcron.stopping.connect", lambda _: nullcontext(backend))
-    mark = place.paths.queued_dir / "a"
+    mark = place.paths.queued_dir / name
     mark.parent.mkdir(parents=True)
     mark.touch()
     stop(place, [Target("a", "1" * 32)])
