@@ -8,7 +8,7 @@ import time
 from dataclasses import MISSING, Field, fields, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +36,9 @@ from sdcron.job import (
 from sdcron.job_text import digest_of, job_of, text_of, timing_of
 from sdcron.jobfile import Context, is_job_name, parse_text
 from sdcron.schedule import parse_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "tests/golden").glob("*.yaml"), *(ROOT / "packaging/examples/jobs").glob("*.yaml")])
@@ -556,12 +559,22 @@ def test_digests_are_those_of_the_text() -> None:
     assert digest_of(as_text(PLAIN)) != digest_of(as_text(replace(PLAIN, enabled=False)))
 
 
-def test_the_timing_of_ten_thousand_jobs_is_read_in_a_moment() -> None:
+def test_when_a_job_runs_is_read_without_making_all_of_it() -> None:
     ((job,), _) = parse_text(
         (ROOT / "packaging/examples/jobs/database-dump.yaml").read_text(), f"{JOBS}/a.yaml", CONTEXT
     )
-    texts = [as_text(replace(job, name=f"job-{number}")) for number in range(10_000)]
-    started = time.process_time()
-    timings = [timing_of(text) for text in texts]
-    assert time.process_time() - started < 0.4
-    assert {timing.schedule for timing in timings} == {("30 2 * * *",)}
+    texts = [as_text(replace(job, name=f"job-{number}")) for number in range(500)]
+    assert {timing_of(text).schedule for text in texts} == {("30 2 * * *",)}
+
+    def least(read: Callable[[str], object]) -> float:
+        """Seconds of a processor, of several tries: the machine may be busy."""
+        took = []
+        for _ in range(5):
+            began = time.process_time()
+            for text in texts:
+                read(text)
+            took.append(time.process_time() - began)
+        return min(took)
+
+    # A twentieth, as measured.
+    assert least(timing_of) < least(back) / 4

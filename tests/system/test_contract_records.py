@@ -144,7 +144,7 @@ def test_who_is_not_root_is_refused_jobs_of_others_and_nothing_is_applied(machin
     jobs = {
         "another": {"user": "daemon", "command": sh("id -un")},
         "another-group": {"group": "daemon", "command": sh("id -gn")},
-        "less-nice": {"priority": {"nice": -5}, "command": ["/bin/true"]},
+        "less-nice": {"priority": {"nice": -20}, "command": ["/bin/true"]},
     }
     text = "jobs:\n" + "".join(f"  {name}: {yaml(job)}\n" for name, job in jobs.items())
     machine.write("/home/tester/refused/jobs.yaml", text, owner="tester")
