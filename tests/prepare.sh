@@ -34,6 +34,9 @@ for_machines() {
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
     # Draws what `sdcron graph --svg` shows; without it that is not tested.
     have dot || need graphviz
+    # Shells, to see what they offer for it.
+    have zsh || need zsh
+    have fish || need fish
 }
 
 for_bench() {
