@@ -101,7 +101,12 @@ def start_queued(place: Place, tell: Callable[[str, str], object]) -> frozenset[
                 for mark in queued_names(name):
                     (paths.queued_dir / mark).unlink(missing_ok=True)
             elif backend is not None:
-                backend.start([queued_name(name)], wait=False)
+                try:
+                    backend.start([queued_name(name)], wait=False)
+                except BackendError as error:
+                    # The mark stays, and no other job is to wait for this one.
+                    tell(name, f"the machine went down while a run waited, and it cannot begin: {error.message}")
+                    continue
                 begun.add(name)
                 tell(name, "the machine went down while a run waited: it begins")
     return frozenset(begun)

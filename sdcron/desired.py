@@ -88,7 +88,9 @@ def read_desired(
         return Desired(
             compiled, frozenset(), frozenset(), found, record.Record(""), looks, jobs.elsewhere, context.host
         )
-    parts = (context.local_timezone, context.machine_id, context.host, str(context.root_owned_only), RUNNER)
+    # Of two builds of one version, as where only the Debian revision differs, the files do.
+    build = str(record.look(__file__))
+    parts = (context.local_timezone, context.machine_id, context.host, str(context.root_owned_only), RUNNER, build)
     key = record.record_key(place.paths, __version__, str(FORMAT), *parts)
     known = record.load(place.paths, key)
     pauses = read_pauses(place.paths)
@@ -120,10 +122,12 @@ def plan_jobs(
     *,
     prune: bool,
     without: Collection[str] = (),
+    kept: Collection[str] = (),
 ) -> Plan:
     """What applying these jobs would change now; `timers` are the active ones, None where no systemd runs.
 
-    A job that may be in one of the drop-in files `without` which they were read stays as it is applied.
+    A job that may be in one of the drop-in files `without` which they were read stays as it is applied; so do those
+    that are `kept`.
     """
     from sdcron.installed import read_installed
     from sdcron.jobs_d import may_be_in
@@ -142,7 +146,7 @@ def plan_jobs(
         same=desired.same,
         prune=prune,
         generated=desired.found.generated,
-        is_kept=lambda job: may_be_in(job.source, without),
+        is_kept=lambda job: job.name in kept or may_be_in(job.source, without),
     )
     check_links(place, todo, desired.compiled, {*applied.jobs, *desired.same}, elsewhere=desired.elsewhere)
     return todo

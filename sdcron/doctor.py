@@ -271,9 +271,8 @@ def _dropped_in(place: Place, backend: Backend | None) -> Iterator[Finding]:
         yield Finding("warning", error.message, error.hint)
         return
     for change in changes:
-        source = change.after.source if change.after else change.before.source if change.before else ""
         yield Finding(
             "warning",
-            f"{change.name} is not as {source} says (to {change.action})",
+            f"{change.name} is not as {change.source} says (to {change.action})",
             "sdcron plan, then sdcron apply",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import sdcron
 from sdcron.desired import Desired, plan_jobs, read_desired
 from sdcron.errors import BackendError, JobFileError, UsageError
 from sdcron.files import Files
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from sdcron.place import Place
     from sdcron.plan import Before, Plan
 
-_EARLY = "early\n"
+_EARLY = "early"
+_MACHINE = ("hostname", "localtime", "machine-id", "timezone")
+"""In /etc: what tells one machine from another. The generator's shell script has the same names."""
 _GENERATOR = "systemd/system-generators/sdcron-generator"
 _GENERATOR_DIRS = ("run", "etc", "usr/local/lib", "usr/lib")
 """systemd.generator(7), below the root."""
@@ -59,7 +62,8 @@ def drop_ins_of(place: Place) -> Found:
         raise UsageError("drop-in directories are for the machine's own systemd", hint)
     if not has_generator(place.paths):
         raise UsageError("the drop-in directories need sdcron's generator, which its Debian package has", hint)
-    return find(place.paths.drop_in_dirs)
+    applied = read_installed(place.paths, retries=False).jobs
+    return find(place.paths.drop_in_dirs, {name: job.source for name, job in applied.items() if job.generated})
 
 
 def read_drop_ins(place: Place) -> JobSet:
@@ -67,8 +71,16 @@ def read_drop_ins(place: Place) -> JobSet:
     return read_files(find(system_paths(place.paths.root).drop_in_dirs).as_paths(), file_context(place))
 
 
-def is_dropped_in(paths: Paths, source: str) -> bool:
-    """Whether this job file is in a drop-in directory, and applied with those alone."""
+def is_dropped_in(place: Place, source: str) -> bool:
+    """Whether this job file is in a drop-in directory, and applied with all of those."""
+    return (
+        _is_in_one(place.paths, source)
+        and not (place.user or place.transient or place.local or place.offline)
+        and has_generator(place.paths)
+    )
+
+
+def _is_in_one(paths: Paths, source: str) -> bool:
     return source.rpartition("/")[0] in map(str, paths.drop_in_dirs)
 
 
@@ -95,36 +107,69 @@ def plan_paths(
         return Wanted(desired, plan_jobs(place, desired, timers, prune=prune))
     found = drop_ins_of(place)
     # Before they are read: what is edited meanwhile is then told from what is applied.
-    digests = found.digests()
+    digests = found.digests(place.paths.drop_in_names, _meant_for(place.paths))
+    if lenient:
+        desired, todo, problems = _plan_leniently(place, found, timers, progress, note, prune=prune)
+        return Wanted(desired, todo, _digests(digests, problems), problems)
+    desired = read_desired(place, found.as_paths(), timers, progress, note)
+    return Wanted(desired, plan_jobs(place, desired, timers, prune=prune), digests)
+
+
+def _plan_leniently(
+    place: Place,
+    found: Found,
+    timers: Mapping[str, UnitState] | None,
+    progress: Callable[[str, int, int], None],
+    note: Callable[[str], object],
+    *,
+    prune: bool,
+) -> tuple[Desired, Plan, tuple[Problem, ...]]:
+    """Without the files that have mistakes, and with the jobs kept that others wait for."""
     problems: dict[Problem, None] = {}
     without: set[str] = set()
-    if lenient:
-        for path in found.files:
-            wrong = read_file(path, file_context(place))[1]
-            problems.update(dict.fromkeys(wrong))
-            without |= {str(path)} if wrong else set()
+    kept: set[str] = set()
+    for path in found.files:
+        wrong = read_file(path, file_context(place))[1]
+        problems.update(dict.fromkeys(wrong))
+        without |= {str(path)} if wrong else set()
     while True:
+        sources: dict[str, str] = {}
         try:
             desired = read_desired(place, found.as_paths(without), timers, progress, note)
-            todo = plan_jobs(place, desired, timers, prune=prune, without=without)
-            return Wanted(desired, todo, digests, tuple(problems))
+            sources = {job.name: job.source for job in desired.compiled}
+            todo = plan_jobs(place, desired, timers, prune=prune, without=without, kept=kept)
+            return desired, todo, tuple(problems)
         except JobFileError as error:
-            if not lenient:
-                raise
             problems.update(dict.fromkeys(error.problems))
-            # What is wrong may also be that a job goes which one that stays waits for.
-            wrong_now = {problem.path for problem in error.problems}.intersection(map(str, found.files)) - without
-            if not wrong_now and not prune:
+            there, before = set(map(str, found.files)) - without, (len(without), len(kept))
+            for problem in error.problems:
+                # What a mistake is told of may be applied from elsewhere, or be no file any more: then it is the
+                # others that are left as they are, or a job that goes and others wait for.
+                ends = {sources[job] for job in problem.jobs if job in sources}
+                wrong_now = there & {problem.path} or there & ends
+                without |= wrong_now
+                kept |= set() if wrong_now else set(problem.jobs)
+            if before == (len(without), len(kept)):
                 raise
-            prune = prune and bool(wrong_now)
-            without |= wrong_now
+
+
+def _meant_for(paths: Paths) -> list[Path]:
+    """What units are compiled for, beside the job files: another sdcron, or another machine, makes others of them."""
+    machine = (paths.root / "etc" / name for name in _MACHINE)
+    return [path for path in (Path(sdcron.__file__), *machine) if path.exists()]
+
+
+def _digests(digests: str, problems: Collection[Problem]) -> str:
+    """With a word for the generator where something was left out: each boot is to try it again."""
+    first, end, rest = digests.partition("\n")
+    return "".join((first, " left out" if problems else "", end, rest))
 
 
 def _refuse_drop_ins(place: Place, path: Path) -> None:
     if place.user or place.transient or place.local or not (place.offline or has_generator(place.paths)):
         return
     real = os.path.realpath(path)
-    if not is_dropped_in(place.paths, real) and not is_dropped_in(place.paths, f"{real}/"):
+    if not _is_in_one(place.paths, real) and not _is_in_one(place.paths, f"{real}/"):
         return
     hint = "leave the path away: sdcron apply"
     if place.offline:
@@ -150,19 +195,35 @@ def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> 
 def begin_late(place: Place, backend: Backend | None) -> None:
     """Start what a boot would have started, had what is applied not been in a file system that is mounted late.
 
-    As a boot does: what was missed while the machine was off is made good, and what does not start stays so. Raises
-    BackendError, OSError.
+    As a boot does: what was missed while the machine was off is made good, and what does not start stays so. What the
+    generator has left out, as the file was not there yet, is generated. Raises BackendError, OSError.
     """
     mark, generated = place.paths.generated_mark, place.paths.generated_dir
-    if backend is None or generated is None or read_text(mark) != _EARLY:
+    if backend is None or generated is None:
         return
-    Files().write(mark, "")
-    backend.reload()
-    files = set(map(str, find(place.paths.drop_in_dirs).files))
-    for job in read_installed(place.paths).jobs.values():
-        for timer in sorted(job.enabled) if job.generated and job.source in files else ():
+    count, _, early = (read_text(mark) or "").strip().partition(" ")
+    is_early = early == _EARLY
+    if is_early or _are_left_out(place.paths, generated):
+        backend.reload()
+    if not is_early:
+        return
+    gone: set[str] = set()
+    with suppress(JobFileError):
+        changes = plan_paths(place, (), None, lenient=True).plan.changes
+        gone = {change.name for change in changes if change.after is None}
+    for name, job in read_installed(place.paths).jobs.items():
+        for timer in sorted(job.enabled) if job.generated and name not in gone else ():
             with suppress(BackendError):
                 backend.start([timer])
+    # Not before: an apply that is killed over it does it again.
+    Files().write(mark, f"{count}\n")
+
+
+def _are_left_out(paths: Paths, generated: Path) -> bool:
+    """Whether systemd has not all units of applied jobs."""
+    with suppress(OSError):
+        return any(not os.path.lexists(paths.generator_out / path.name) for path in generated.iterdir())
+    return False
 
 
 def check_removal(place: Place, jobs: Iterable[Before], files: Collection[Path]) -> None:

@@ -13,12 +13,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.applied import applied_jobs
 from sdcron.desired import Desired, plan_jobs
+from sdcron.dropped import is_dropped_in, plan_paths
 from sdcron.errors import JobFileError, SdcronError, UsageError
 from sdcron.files import Files
 from sdcron.hosts import belongs
@@ -34,9 +36,10 @@ from sdcron.template import job_template
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from sdcron.backends import UnitState
     from sdcron.jobfile import Context
     from sdcron.place import Place
-    from sdcron.plan import Plan
+    from sdcron.plan import Change, Plan
 
 _EDITORS = ("sensible-editor", "editor", "nano", "vi")
 """Where neither $VISUAL nor $EDITOR is set."""
@@ -198,6 +201,8 @@ def plan_of(place: Place, draft: Draft) -> Plan:
     pauses = read_pauses(place.paths)
     compile_jobs(place, JobSet(tuple(drafted), elsewhere=others, host=context.host))
     compiled = compile_jobs(place, JobSet(here, elsewhere=others, host=context.host))
+    every = is_dropped_in(place, str(draft.path))
+    compiled = tuple(replace(job, generated=every) for job in compiled)
     desired = Desired(
         tuple(job.while_paused() if pauses.of(job.name) else job for job in compiled),
         frozenset(),
@@ -207,7 +212,19 @@ def plan_of(place: Place, draft: Draft) -> Plan:
         {},
     )
     with connect(place) as manager:
-        return plan_jobs(place, desired, manager.active_timers() if manager else None, prune=True)
+        timers = manager.active_timers() if manager else None
+        todo = plan_jobs(place, desired, timers, prune=True)
+        beside = _pending(place, draft.path, timers) if every else ()
+    return replace(todo, changes=tuple(sorted((*todo.changes, *beside), key=lambda change: change.name)))
+
+
+def _pending(place: Place, path: Path, timers: Mapping[str, UnitState] | None) -> tuple[Change, ...]:
+    """What else an apply of all the drop-in directories would change, beside the jobs of that file."""
+    # One that has mistakes keeps nobody from putting right another.
+    with suppress(JobFileError):
+        changes = plan_paths(place, (), timers).plan.changes
+        return tuple(change for change in changes if change.source != str(path))
+    return ()
 
 
 def difference(draft: Draft) -> str:

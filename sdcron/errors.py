@@ -29,7 +29,7 @@ class Problem:
 
     `line` and `column` count from 1; 0 means that the problem belongs to the whole file.
     `source_line` is the text of that line, for the caret; `key` is the dotted key, such as
-    `retry.delay`; `hint` says what to do.
+    `retry.delay`; `hint` says what to do. `jobs` are those it is between, where a mistake is of several.
     """
 
     path: str
@@ -39,6 +39,7 @@ class Problem:
     key: str = ""
     hint: str = ""
     source_line: str = ""
+    jobs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """`path:line:column: message`, the form editors and compilers share."""

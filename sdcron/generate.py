@@ -51,11 +51,13 @@ def generate(paths: Paths, into: Path, *, at_boot: bool) -> tuple[str, ...]:
     compiled: list[CompiledJob] = []
     without: set[str] = set()
     try:
-        found = find(paths.drop_in_dirs)
+        found = find(paths.drop_in_dirs, {name: job.source for name, job in applied.items()})
     except SdcronError as error:
         found, problems = Found((), ()), [str(error)]
         without = {job.source for job in applied.values()}
-    for path in found.files:
+    # A name that two of them have is the applied one's.
+    sources = {job.source for job in applied.values()}
+    for path in sorted(found.files, key=lambda path: str(path) not in sources):
         jobs, wrong = _compile(paths, path, taken, installed.foreign)
         taken |= {job.name: job.source for job in jobs}
         compiled += jobs
@@ -68,10 +70,12 @@ def generate(paths: Paths, into: Path, *, at_boot: bool) -> tuple[str, ...]:
         if at_boot and not may_be_in(applied[name].source, without)
     }
     if at_boot:
+        there = {str(path) for path in found.files} | without
         # What was for the last boot alone has gone with it, and what it hid is to be applied.
         of_boot = f"{paths.drop_in_dirs[1]}/"
-        there = {str(path) for path in found.files} | without
         gone |= {name for name, job in applied.items() if job.source.startswith(of_boot) and job.source not in there}
+        # What others wait for is for that apply to see to.
+        gone -= installed.waited_for(installed.jobs.keys() - gone)
     stay = applied.keys() - gone
     for name in sorted(stay):
         _write_units(into, applied[name].units)

@@ -22,7 +22,7 @@ from sdcron.unit_locks import lock_unit_name
 from sdcron.units import PREFIX, boot_timer_name, service_name, timer_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from sdcron.paths import Paths
@@ -36,6 +36,16 @@ class Installed:
     foreign: frozenset[str] = frozenset()
     masked: frozenset[str] = frozenset()
     """Those of them that only keep a unit from being there (systemctl(1), mask)."""
+
+    def waited_for(self, names: Iterable[str]) -> frozenset[str]:
+        """These, what they run after, or need, and so on."""
+        found: set[str] = set()
+        more = set(names)
+        while more:
+            found |= more
+            before = {up for name in more for up in (*self.jobs[name].after, *self.jobs[name].needs)}
+            more = before.intersection(self.jobs) - found
+        return frozenset(found)
 
 
 def read_installed(paths: Paths, skip: Collection[str] = (), *, retries: bool = True) -> Installed:

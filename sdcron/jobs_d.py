@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sdcron.errors import SdcronError
+from sdcron.jobfile import others_may_write
 from sdcron.jobset import JobPaths, is_job_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 _NEVER = -2
 
@@ -31,25 +33,34 @@ class Found:
     files: tuple[Path, ...]
     hidden: tuple[Path, ...] = ()
     masks: tuple[Path, ...] = ()
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """The files that jobs are applied from, by the jobs' names."""
 
     def as_paths(self, without: Collection[str] = ()) -> JobPaths:
         """As what an apply of all the directories reads, but for some files."""
         chosen = {str(path): path for path in self.files if str(path) not in without}
-        return JobPaths(chosen, tuple(map(str, self.places)), generated=True)
+        return JobPaths(chosen, tuple(map(str, self.places)), generated=True, owners=self.owners)
 
-    def digests(self) -> str:
-        """A line that tells how many files there are, and what sha256sum(1) says of each.
+    def digests(self, names: Mapping[Path, Path] = MappingProxyType({}), beside: Collection[Path] = ()) -> str:
+        """A line that tells how many files there are, and what sha256sum(1) says of each, and of those `beside` them.
 
-        Where one cannot be read there are never so many: then they are never what they were.
+        Where one cannot be read there are never so many: then they are never what they were. `names` are those of the
+        directories that are symlinks, which may lead elsewhere one day. How many there are `beside` comes second.
         """
         every = sorted((*self.files, *self.hidden, *self.masks))
-        lines = [_digest(path) for path in every]
-        told = [line for line in lines if line is not None]
-        return "".join((f"# {len(every) if len(told) == len(every) else _NEVER}\n", *told))
+        lines = [_digest(names.get(path.parent, path.parent) / path.name) for path in every]
+        told = [_digest(path) for path in beside]
+        counts = (_NEVER if None in found else len(found) for found in (lines, told))
+        return "".join((f"# {' '.join(map(str, counts))}\n", *filter(None, (*lines, *told))))
 
 
-def find(places: Collection[Path]) -> Found:
-    """Raises SdcronError for a directory that cannot be read; one that is not there has no files."""
+def find(places: Collection[Path], owners: Mapping[str, str] = MappingProxyType({})) -> Found:
+    """Raises SdcronError for a directory that cannot be read; one that is not there has no files.
+
+    `owners` are the files that jobs are applied from, by the jobs' names: one of these that is empty now was cut off,
+    and hides nothing. Nor does one in a directory that others may write to.
+    """
+    applied = frozenset(owners.values())
     first: dict[str, Path] = {}
     hidden, masks = [], []
     for place in places:
@@ -60,11 +71,11 @@ def find(places: Collection[Path]) -> Found:
             else:
                 first[name] = path
     for name, path in list(first.items()):
-        if _is_mask(path):
+        is_meant = _is_nothing(path) or str(path) not in applied
+        if _is_mask(path) and is_meant and not others_may_write(str(path.parent)):
             masks.append(first.pop(name))
-    return Found(
-        tuple(places), tuple(first[name] for name in sorted(first)), tuple(sorted(hidden)), tuple(sorted(masks))
-    )
+    files = tuple(first[name] for name in sorted(first))
+    return Found(tuple(places), files, tuple(sorted(hidden)), tuple(sorted(masks)), owners)
 
 
 def may_be_in(source: str, files: Collection[str]) -> bool:
@@ -85,8 +96,12 @@ def _names(place: Path) -> list[str]:
 def _is_mask(path: Path) -> bool:
     """Whether a file is there to hide others alone."""
     with suppress(OSError):
-        return os.path.realpath(path) == os.devnull or (path.is_file() and path.stat().st_size == 0)
+        return _is_nothing(path) or (path.is_file() and path.stat().st_size == 0)
     return False
+
+
+def _is_nothing(path: Path) -> bool:
+    return os.path.realpath(path) == os.devnull
 
 
 def _digest(path: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -49,13 +49,15 @@ class JobSet:
 class JobPaths:
     """The job files that some paths stand for, as in JobSet: `chosen` maps a file's path to the path to show for it.
 
-    They are `generated` from where they are the drop-in directories.
+    They are `generated` from where they are the drop-in directories. `owners` are the files of jobs by name, which keep
+    the name where another has it too.
     """
 
     chosen: Mapping[str, Path]
     directories: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     generated: bool = False
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_files(paths: Sequence[Path]) -> JobPaths:
@@ -107,7 +109,8 @@ def read_files(
     jobs.sort(key=lambda job: job.name)
     here = tuple(job for job in jobs if belongs(job, context.host))
     elsewhere = tuple(job for job in jobs if not belongs(job, context.host))
-    problems.update(dict.fromkeys((*_repeated_names(here, elsewhere, taken), *check_together(here))))
+    repeated = _repeated_names(here, elsewhere, taken, found.owners)
+    problems.update(dict.fromkeys((*repeated, *check_together(here))))
     if problems:
         raise JobFileError(tuple(problems))
     return JobSet(here, found.directories, found.files, elsewhere, context.host)
@@ -208,12 +211,18 @@ def _parallel(jobs: Sequence[Job]) -> list[Problem]:
     )
 
 
-def _repeated_names(here: Sequence[Job], elsewhere: Sequence[Job], taken: Mapping[str, Source]) -> list[Problem]:
-    """A problem for every job whose name an earlier one has that is for the same machine."""
+def _repeated_names(
+    here: Sequence[Job], elsewhere: Sequence[Job], taken: Mapping[str, Source], owners: Mapping[str, str]
+) -> list[Problem]:
+    """A problem for every job whose name its owner, or else an earlier one, has that is for the same machine."""
     problems = []
     of_name: dict[str, list[Job]] = {}
     ours = {id(job) for job in here}
-    for job in sorted((*here, *elsewhere), key=lambda job: (job.name, job.source.path, job.source.line)):
+
+    def rank(job: Job) -> tuple[str, bool, str, int]:
+        return (job.name, job.source.path != owners.get(job.name), job.source.path, job.source.line)
+
+    for job in sorted((*here, *elsewhere), key=rank):
         others = of_name.setdefault(job.name, [])
         is_here = id(job) in ours
         first = taken.get(job.name) if is_here else None

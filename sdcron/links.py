@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sdcron import drop_ins
@@ -78,7 +79,7 @@ def link_problems(
         if edge.upstream in there and (several[edge.upstream] if edge.upstream in several else allows(edge.upstream)):
             file = files.get(edge.downstream) or source_of(edge.downstream)
             what, hint = endless(edge)
-            problems.append(_problem(file, edge, f"'{edge.key}' of job {edge.downstream}: {what}", hint))
+            problems.append(_problem(file, edge, _of(edge, what), hint))
     for edge in (*ours, *(edge for edge in left if edge.upstream in removed)):
         if edge.upstream in there:
             continue
@@ -89,12 +90,16 @@ def link_problems(
         elif edge.upstream in removed:
             what, hint = f"the job '{edge.upstream}' goes with this", f"take it out of '{edge.key}', or keep that job"
         file = files.get(edge.downstream) or source_of(edge.downstream)
-        problems.append(_problem(file, edge, f"'{edge.key}' of job {edge.downstream}: {what}", hint))
+        problems.append(_problem(file, edge, _of(edge, what), hint))
     for circle in circles_of((*ours, *left)) if left and ours and not problems else ():
         edge = next(edge for edge in (*ours, *left) if (edge.upstream, edge.downstream) == (circle[-1], circle[0]))
         file = files.get(edge.downstream) or source_of(edge.downstream)
-        problems.append(_problem(file, edge, *circle_found(circle, edge.key)))
+        problems.append(replace(_problem(file, edge, *circle_found(circle, edge.key)), jobs=tuple(circle)))
     return tuple(problems)
+
+
+def _of(edge: Edge, what: str) -> str:
+    return f"'{edge.key}' of job {edge.downstream}: {what}"
 
 
 def _allows_several(job: CompiledJob) -> bool:
@@ -132,4 +137,5 @@ def _edges(jobs: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> tuple[Edg
 
 def _problem(file: str, edge: Edge, message: str, hint: str) -> Problem:
     line, column, source_line = locate_key(file, edge.downstream, edge.key)
-    return Problem(file, line, column, message, edge.key, hint, source_line)
+    ends = (edge.upstream, edge.downstream)
+    return Problem(file, line, column, message, edge.key, hint, source_line, ends)

@@ -65,14 +65,24 @@ class Paths:
         return _drop_in_dirs(self.root) if self.generated_dir is not None and not self.local else ()
 
     @property
+    def drop_in_names(self) -> Mapping[Path, Path]:
+        """How these are called, if not as they are: any of them may be a symlink."""
+        return dict(zip(self.drop_in_dirs, (self.root / below for below in DROP_IN_DIRS), strict=False))
+
+    @property
     def generated_from(self) -> Path:
         """What the units in `generated_dir` were compiled from: the digests of all drop-in files."""
         return self.state_dir / f"{_GENERATED}.sha256"
 
     @property
     def generated_mark(self) -> Path:
-        """There once the generator has run in this boot; it says so if nothing that was applied could be read yet."""
+        """There once the generator has run in this boot: the number of soft ones, and if nothing was to be read."""
         return self.runtime_dir.with_name(f"sdcron.{_GENERATED}")
+
+    @property
+    def generator_out(self) -> Path:
+        """Where generators write, and systemd reads, units that stand behind those in /etc: systemd.generator(7)."""
+        return self.root / "run/systemd/generator"
 
     @property
     def generator_log(self) -> Path:

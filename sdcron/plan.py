@@ -97,6 +97,12 @@ class Change:
     before: Before | None
     after: CompiledJob | None
 
+    @property
+    def source(self) -> str:
+        """Its file, as it will be, or was."""
+        job = self.after or self.before
+        return job.source if job is not None else ""
+
     def texts_before(self) -> Mapping[str, str]:
         """Unit files as installed, and the script under `script`."""
         if self.before is None:
@@ -180,7 +186,7 @@ def make_plan(
     """
 
     def is_from_there(job: Before) -> bool:
-        return job.generated if generated else job.directory in directories or job.source in files
+        return (generated and job.generated) or job.directory in directories or job.source in files
 
     problems = [problem for job in desired for problem in _clashes(job, installed, is_from_there)]
     if problems:

@@ -187,6 +187,10 @@ class FakeBackend:
             # As sdcron's generator does.
             files = [path for path in sorted(generated.rglob("sdcron-*")) if path.is_file()]
             self.generated = {str(path.relative_to(generated)): path.read_text(encoding="utf-8") for path in files}
+            shutil.rmtree(self.paths.generator_out, ignore_errors=True)
+            for name in self.generated:
+                (self.paths.generator_out / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.paths.generator_out / name).symlink_to(generated / name)
         for name, unit in list(self.memory.items()):
             text = self._read(name)
             if unit.active == "active" and text is not None and _times(text) != _times(unit.text):

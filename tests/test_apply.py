@@ -76,7 +76,7 @@ class Host:
         drop_ins = [path for unit_dir in self.paths.unit_dirs for path in unit_dir.glob("sdcron-*.d")]
         directories = [*drop_ins, *self.paths.state_dir.glob("graph/*")]
         assert [path for path in directories if not any(path.iterdir())] == []
-        volatile = ("var/lib/systemd/timers/", "run/sdcron/")
+        volatile = ("var/lib/systemd/timers/", "run/sdcron/", "run/systemd/generator/")
         assert {name: text for name, text in found.items() if not name.startswith(volatile)} == wanted
         stamps = {name.rpartition("/stamp-")[2] for name in found if "/stamp-" in name}
         persistent = {unit.name for job in jobs for unit in job.units if "\nPersistent=yes\n" in unit.text}

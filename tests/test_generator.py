@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron import dropped
+import sdcron
+from sdcron import dropped, editing
 from sdcron import generate as generate_module
 from sdcron.apply import Applier
 from sdcron.cli import run
 from sdcron.errors import JobFileError, UsageError
 from sdcron.generate import generate
 from sdcron.installed import read_installed, read_one
+from sdcron.job import Overlap
 from sdcron.paths import _drop_in_dirs, system_paths
 from sdcron.place import Place, make_place
 from tests.compiled import compiled, install
@@ -40,6 +44,7 @@ class Root:
         self.etc, self.run, self.usr = self.paths.drop_in_dirs
         for directory in (self.etc, self.usr, root / "usr/lib/systemd/system-generators", root / "run"):
             directory.mkdir(parents=True)
+            directory.chmod(0o755)
         shutil.copy(SCRIPT, root / "usr/lib/systemd/system-generators")
         self.generated = root / "generator"
         self.applied = root / "var/lib/sdcron/generated"
@@ -65,7 +70,7 @@ class Root:
 
     def script(self, python: str = "exit 9", *words: str) -> int:
         """Run the shell script, with something else in the place of Python; returns its exit status."""
-        text = re.sub("/(etc|run|usr/lib|var/lib)/sdcron", rf"{self.root}/\1/sdcron", SCRIPT.read_text())
+        text = re.sub("/(etc|run|usr/lib|var/lib)/(sdcron|[$])", rf"{self.root}/\1/\2", SCRIPT.read_text())
         stand_in = self.root / "python3"
         stand_in.write_text(f"#!/bin/sh\n{python}\n")
         stand_in.chmod(0o755)
@@ -102,7 +107,7 @@ def test_the_units_of_dropped_in_jobs_are_kept_for_the_generator_and_nowhere_els
     root.apply()
     assert root.files(root.applied) == UNITS
     assert not root.paths.unit_dir.exists()
-    assert root.paths.generated_from.read_text().startswith("# 3\n")
+    assert root.paths.generated_from.read_text().startswith("# 3 1\n")
     installed = read_installed(root.paths)
     assert installed.foreign == frozenset()
     assert [(job.name, job.source) for job in installed.jobs.values()] == [("a", f"{root.usr}/a.yaml")]
@@ -322,6 +327,9 @@ def test_what_another_job_waits_for_does_not_go_before_that(root: Root) -> None:
     root.write(root.etc, report="command: /bin/true\nafter: dump\n", other=DAILY)
     root.apply()
     root.write(root.etc, dump="", other=f"{DAILY}description: edited\n")
+    # Nor is it left out by the boot before that apply.
+    root.generate(at_boot=True)
+    assert root.wanted() == ["sdcron-dump.timer", "sdcron-other.timer"]
     told = root.apply(lenient=True)
     assert any("'after' of job report" in line for line in told)
     jobs = read_installed(root.paths).jobs
@@ -330,14 +338,101 @@ def test_what_another_job_waits_for_does_not_go_before_that(root: Root) -> None:
 
 
 def test_what_an_applied_job_waits_for_does_not_go_either(root: Root) -> None:
-    root.write(root.usr, dump=DAILY)
+    root.write(root.usr, dump=DAILY, gone=DAILY)
     root.apply()
     install(root.paths, [compiled("outside", None, directory="/srv/jobs", after=("dump",))])
     (root.usr / "dump.yaml").unlink()
+    (root.usr / "gone.yaml").unlink()
     root.write(root.etc, new=DAILY)
     told = root.apply(lenient=True)
     assert any("'after' of job outside" in line for line in told)
     assert sorted(read_installed(root.paths).jobs) == ["dump", "new", "outside"]
+    # Nor where no drop-in file is left.
+    (root.etc / "new.yaml").unlink()
+    root.apply(lenient=True)
+    assert root.script("", "--check") == 1
+    root.paths.generated_mark.write_text("0\n")
+    assert root.script() == 0
+    assert root.wanted() == ["sdcron-dump.timer"]
+
+
+def test_a_boot_starts_no_job_that_has_left_its_file_or_is_for_another_machine(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root.root / "etc/hostname").write_text("here\n")
+    root.write(
+        root.etc, two="jobs:\n  keep: {command: x, schedule: '@daily'}\n  gone: {command: x, schedule: '@reboot'}\n"
+    )
+    root.write(root.etc, renamed=f"name: old\n{DAILY}", mine=f"hosts: [here]\n{DAILY}")
+    root.apply()
+    root.generate(at_boot=True)
+    assert root.wanted() == [f"sdcron-{name}.timer" for name in ("gone", "keep", "mine", "old")]
+    (root.root / "etc/hostname").write_text("there\n")
+    root.write(root.etc, two="jobs:\n  keep: {command: x, schedule: '@daily'}\n", renamed=f"name: new\n{DAILY}")
+    root.generate(at_boot=True)
+    assert root.wanted() == ["sdcron-keep.timer"]
+    backend = FakeBackend(root.paths)
+    root.paths.generated_mark.write_text("0 early\n")
+    dropped.begin_late(Place(root.paths), backend)
+    assert backend.mutations() == ["reload", "start sdcron-keep.timer"]
+
+
+def test_what_is_left_as_it_was_is_started_by_a_late_boot_too(root: Root) -> None:
+    root.write(root.usr, override="command: hidden\n", packaged=DAILY)
+    root.write(root.etc, override=DAILY)
+    root.apply()
+    root.write(root.etc, override="", packaged="schedule: x\n")
+    backend = FakeBackend(root.paths)
+    root.paths.generated_mark.write_text("0 early\n")
+    dropped.begin_late(Place(root.paths), backend)
+    assert backend.mutations() == ["reload", "start sdcron-override.timer", "start sdcron-packaged.timer"]
+    root.generate(at_boot=True)
+    assert root.wanted() == ["sdcron-override.timer", "sdcron-packaged.timer"]
+
+
+@pytest.mark.parametrize("now", ["overlap: allow\n", "after: outside\n"])
+def test_what_would_be_a_mistake_with_an_applied_job_is_left_as_it_was_and_stops_no_other(root: Root, now: str) -> None:
+    root.write(root.usr, dump=DAILY)
+    root.apply()
+    install(root.paths, [compiled("outside", None, directory="/srv/jobs", after=("dump",))])
+    root.write(root.usr, dump=f"{DAILY}{now}", new=DAILY)
+    assert len(root.apply(lenient=True)) == 1
+    jobs = read_installed(root.paths).jobs
+    assert sorted(jobs) == ["dump", "new", "outside"]
+    assert now not in jobs["dump"].units["sdcron-dump.service"]
+    assert (jobs["dump"].after, jobs["dump"].overlap) == ((), Overlap.SKIP)
+
+
+def test_of_two_files_with_one_name_the_applied_one_keeps_it(root: Root) -> None:
+    root.write(root.etc, b=f"name: mine\n{DAILY}")
+    root.apply()
+    root.write(root.etc, a=f"name: mine\n{DAILY}", b=f"name: mine\n{DAILY}description: edited\n")
+    [told] = root.apply(lenient=True)
+    assert told.startswith(f"{root.etc}/a.yaml:1:1: the job name 'mine' is taken already, by {root.etc}/b.yaml")
+    assert read_installed(root.paths).jobs["mine"].description == "edited"
+    root.generate()
+    assert root.problems == (f"{root.etc}/a.yaml: job mine is applied already from {root.etc}/b.yaml",)
+    # Of more than one in each, too.
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    root.write(root.etc, a="jobs:\n  a: {command: x}\n  mine: {command: x}\n")
+    [told] = root.apply(lenient=True)
+    assert told.startswith(f"{root.etc}/a.yaml:3:1: the job name 'mine' is taken already, by {root.etc}/b.yaml")
+    assert read_installed(root.paths).jobs["mine"].description == "edited"
+
+
+def test_what_units_are_made_for_beside_the_files_is_looked_at_too(root: Root) -> None:
+    (root.root / "etc/hostname").write_text("here\n")
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    assert f"  {Path(sdcron.__file__)}\n" in root.paths.generated_from.read_text()
+    assert root.script("", "--check") == 0
+    (root.root / "etc/hostname").write_text("there\n")
+    assert root.script("", "--check") == 1
+    (root.root / "etc/hostname").write_text("here\n")
+    assert root.script("", "--check") == 0
+    (root.root / "etc/timezone").write_text("Europe/Berlin\n")
+    assert root.script("", "--check") == 1
 
 
 def test_a_job_that_was_applied_by_its_path_before_moves_to_where_the_generator_finds_it(root: Root) -> None:
@@ -378,6 +473,82 @@ def test_what_a_power_cut_has_left_half_done_is_not_taken_for_whole(root: Root) 
     assert (root.root / "called").exists()
 
 
+def test_an_apply_that_reloads_starts_no_compiler(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    (root.root / "var/lib/sdcron/apply.journal").write_text("{}")
+    root.paths.lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with root.paths.lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert root.script("exit 9", "--check") == 0
+    assert root.script("exit 9", "--check") == 1
+
+
+def test_a_directory_that_is_a_link_may_lead_elsewhere(root: Root) -> None:
+    for number, schedule in enumerate(("@daily", "@weekly")):
+        (root.root / f"release-{number}").mkdir()
+        root.write(root.root / f"release-{number}", a=f"schedule: '{schedule}'\ncommand: /bin/true\n")
+    root.etc.rmdir()
+    root.etc.symlink_to("../../release-0")
+    _drop_in_dirs.cache_clear()
+    root.apply()
+    assert root.script("", "--check") == 0
+    root.etc.unlink()
+    root.etc.symlink_to("../../release-1")
+    assert root.script("", "--check") == 1
+
+
+def test_others_who_may_write_to_a_directory_hide_nothing_with_it(root: Root) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, of whom it is asked that nobody else may write")
+    root.write(root.usr, a=DAILY)
+    root.apply()
+    root.etc.chmod(0o775)
+    root.write(root.etc, a="")
+    assert any("so others decide what runs" in problem for problem in root.apply(lenient=True))
+    assert root.files(root.applied) == UNITS
+
+
+def test_a_file_that_was_cut_off_to_nothing_removes_no_job(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    root.write(root.etc, a="")
+    root.generate(at_boot=True)
+    assert root.wanted() == ["sdcron-a.timer"]
+    assert [problem.partition(": ")[2] for problem in root.apply(lenient=True)] == ["the file is empty"]
+    assert root.files(root.applied) == UNITS
+    with pytest.raises(JobFileError):
+        root.apply()
+
+
+def test_what_was_left_out_for_a_mistake_is_tried_again_by_each_boot_and_by_no_reload(root: Root) -> None:
+    root.write(root.etc, a=DAILY, bad="schedule: x\n")
+    assert root.apply(lenient=True)
+    assert root.paths.generated_from.read_text().startswith("# 2 1 left out\n")
+    called = root.root / "called"
+    for is_boot in (True, False, True):
+        called.unlink(missing_ok=True)
+        root.paths.generated_mark.unlink(missing_ok=True) if is_boot else None
+        assert root.script(f"touch {called}") == 0
+        assert called.exists() == is_boot
+    assert root.script("", "--check") == 1
+    (root.etc / "bad.yaml").unlink()
+    assert not root.apply(lenient=True)
+    assert root.script("", "--check") == 0
+
+
+def test_what_was_for_the_last_boot_stays_if_others_wait_for_it(root: Root) -> None:
+    root.run.mkdir(parents=True)
+    root.write(root.run, up=DAILY)
+    root.write(root.etc, down="command: /bin/true\nafter: up\n")
+    root.apply()
+    (root.run / "up.yaml").unlink()
+    root.generate(at_boot=True)
+    assert root.wanted() == ["sdcron-up.timer"]
+    assert any("'after' of job down" in line for line in root.apply(lenient=True))
+    assert sorted(read_installed(root.paths).jobs) == ["down", "up"]
+
+
 def test_what_was_for_the_last_boot_is_gone_with_it_and_what_it_hid_is_to_be_applied(root: Root) -> None:
     root.write(root.usr, a=DAILY)
     root.run.mkdir(parents=True)
@@ -387,6 +558,26 @@ def test_what_was_for_the_last_boot_is_gone_with_it_and_what_it_hid_is_to_be_app
     root.generate(at_boot=True)
     assert root.wanted() == []
     assert "override" not in (root.generated / "sdcron-a.service").read_text()
+
+
+def test_what_came_into_a_directory_after_the_generator_had_looked_is_there_once_it_is_applied(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    backend = FakeBackend(root.paths)
+    dropped.begin_late(Place(root.paths), backend)
+    dropped.begin_late(Place(root.paths), backend)
+    assert backend.mutations() == ["reload"]
+    assert (root.paths.generator_out / "sdcron-a.timer").exists()
+
+
+def test_no_job_file_is_left_and_one_could_not_be_read_when_they_were_applied(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    os.mkfifo(root.etc / "x.yaml")
+    root.apply(lenient=True)
+    for path in root.etc.iterdir():
+        path.unlink()
+    assert root.script(f"touch {root.root}/called") == 0
+    assert (root.root / "called").exists()
 
 
 def test_a_fifo_keeps_no_boot_waiting(root: Root) -> None:
@@ -431,14 +622,54 @@ def test_what_is_wrong_is_told_in_the_kernel_log_and_to_doctor_until_it_is_mende
 
 
 def test_what_could_not_be_read_when_the_machine_booted_is_started_then_as_a_boot_does(root: Root) -> None:
-    root.write(root.etc, a=DAILY, gone=DAILY, masked=DAILY)
+    root.write(root.etc, a=DAILY, gone=DAILY, masked=DAILY, kept=DAILY, waits="command: /bin/true\nafter: kept\n")
     root.apply()
     (root.etc / "gone.yaml").unlink()
+    (root.etc / "kept.yaml").unlink()
     backend = FakeBackend(root.paths, refused={"sdcron-a.timer"})
-    root.paths.generated_mark.write_text("early\n")
+    root.paths.generated_mark.write_text("2 early\n")
     for _ in range(2):
         dropped.begin_late(Place(root.paths), backend)
-    assert backend.mutations() == ["reload", "start sdcron-a.timer", "start sdcron-masked.timer"]
+    started = [f"start sdcron-{name}.timer" for name in ("a", "kept", "masked")]
+    assert sorted(backend.mutations()) == ["reload", *started]
+    assert root.paths.generated_mark.read_text() == "2\n"
+
+
+def test_a_soft_reboot_is_a_boot(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves /run as it was (systemd-soft-reboot.service(8))."""
+    root.write(root.etc, a=DAILY, b=DAILY)
+    root.apply()
+    (root.etc / "b.yaml").unlink()
+    told = root.root / "told"
+    for count in ("", "1", "1"):
+        monkeypatch.setenv("SYSTEMD_SOFT_REBOOTS_COUNT", count)
+        root.script(f'echo "$5" >>{told}')
+    assert told.read_text().split() == ["boot", "boot", "reload"]
+
+
+def test_an_edit_shows_all_that_is_applied_with_it(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "connect", lambda _: nullcontext(None))
+    root.write(root.etc, a=DAILY, b=DAILY)
+    root.write(root.etc, two="jobs:\n  one: {command: /bin/true}\n  two: {command: /bin/true}\n")
+    root.apply()
+    (root.etc / "b.yaml").unlink()
+
+    def planned(name: str, before: str, after: str) -> list[str]:
+        path = root.etc / f"{name}.yaml"
+        todo = editing.plan_of(Place(root.paths), editing.Draft(path, path, before, after))
+        return [f"{change.action} {change.name}" for change in todo.changes]
+
+    assert planned("a", DAILY, f"{DAILY}description: x\n") == ["change a", "remove b"]
+    (root.etc / "b.yaml").write_text(DAILY)
+    two = (root.etc / "two.yaml").read_text()
+    assert planned("two", two, two.replace("two: {", "two: {description: x, ")) == ["change two"]
+    # A mistake in one file keeps nobody from another.
+    root.write(root.etc, bad="x: y\n")
+    assert planned("a", DAILY, f"{DAILY}description: x\n") == ["change a"]
+    # Without the generator they are as any others.
+    (root.root / "usr/lib/systemd/system-generators/sdcron-generator").unlink()
+    assert not dropped.is_dropped_in(Place(root.paths), f"{root.etc}/a.yaml")
+    assert not dropped.is_dropped_in(make_place(user=False, root=root.root, backend="auto"), f"{root.etc}/a.yaml")
 
 
 def test_they_are_validated_and_planned_without_a_path(root: Root, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ def places(tmp_path: Path) -> tuple[Path, ...]:
     found = system_paths(tmp_path).drop_in_dirs
     for place in found:
         place.mkdir(parents=True)
+        place.chmod(0o755)
     return found
 
 
@@ -61,9 +62,27 @@ def test_an_empty_file_and_a_link_to_nothing_hide_a_packages_job(places: tuple[P
     assert found.masks == (etc / "one.yaml", run / "two.yaml")
 
 
+def test_an_empty_file_that_a_job_is_applied_from_was_cut_off(places: tuple[Path, ...]) -> None:
+    etc, run, usr = places
+    write(usr, override="command: x\n", hidden="command: x\n")
+    # What hides nothing may have hidden what was a package's once.
+    write(etc, alone="", gone="", override="", hidden="")
+    found = find(places, {"x": str(etc / "alone.yaml"), "y": str(etc / "override.yaml")})
+    assert found.files == (etc / "alone.yaml", etc / "override.yaml")
+    assert found.masks == (etc / "gone.yaml", etc / "hidden.yaml")
+    (run / "nothing.yaml").symlink_to("/dev/null")
+    assert [path.name for path in find(places, {"x": str(run / "nothing.yaml")}).masks] == [
+        "alone.yaml",
+        "gone.yaml",
+        "hidden.yaml",
+        "override.yaml",
+        "nothing.yaml",
+    ]
+
+
 def test_directories_that_are_not_there_have_no_files(tmp_path: Path) -> None:
     found = find(system_paths(tmp_path).drop_in_dirs)
-    assert (found.files, found.hidden, found.masks, found.digests()) == ((), (), (), "# 0\n")
+    assert (found.files, found.hidden, found.masks, found.digests()) == ((), (), (), "# 0 0\n")
 
 
 def test_sha256sum_tells_whether_any_of_them_has_changed(places: tuple[Path, ...], tmp_path: Path) -> None:
@@ -72,7 +91,7 @@ def test_sha256sum_tells_whether_any_of_them_has_changed(places: tuple[Path, ...
     write(usr, plain="command: hidden\n", masked="command: y\n")
     (run / "masked.yaml").symlink_to("/dev/null")
     before = find(places).digests()
-    assert before.startswith("# 7\n")
+    assert before.startswith("# 7 0\n")
     assert sums(before, tmp_path)
     write(usr, plain="command: also what is hidden\n")
     assert not sums(before, tmp_path)

@@ -927,6 +927,15 @@ def test_what_waited_begins_after_a_boot_unless_it_may_not(
     assert bool(told) == begins
 
 
+def test_what_waited_and_cannot_begin_keeps_no_other_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, backend = booted(tmp_path, monkeypatch, Job("a", Source("/a.yaml"), ("x",), overlap=Overlap.QUEUE))
+    backend.refused.add(queued_name("a"))
+    told: list[str] = []
+    assert start_queued(place, lambda name, text: told.append(f"{name}: {text}")) == frozenset()
+    assert (place.paths.queued_dir / "a").exists()
+    assert [text.partition(", and ")[2].partition(":")[0] for text in told] == ["it cannot begin"]
+
+
 @pytest.mark.parametrize("token", ["due", "x.end"])
 def test_what_waited_at_a_boot_is_what_its_chain_asked_for_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str

@@ -109,7 +109,7 @@ def edit(
         editing.keep(draft, render.note)
         raise
     draft.forget()
-    every = dropped.is_dropped_in(place.paths, str(path))
+    every = dropped.is_dropped_in(place, str(path))
     apply(
         [] if every else [path],
         dry_run=False,
