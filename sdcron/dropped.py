@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sdcron.place import Place
     from sdcron.plan import Before, Plan
 
-_EARLY = "early"
+_EARLY = "early\n"
 _MACHINE = ("hostname", "localtime", "machine-id", "timezone")
 """In /etc: what tells one machine from another. The generator's shell script has the same names."""
 _GENERATOR = "systemd/system-generators/sdcron-generator"
@@ -201,8 +201,7 @@ def begin_late(place: Place, backend: Backend | None) -> None:
     mark, generated = place.paths.generated_mark, place.paths.generated_dir
     if backend is None or generated is None:
         return
-    count, _, early = (read_text(mark) or "").strip().partition(" ")
-    is_early = early == _EARLY
+    is_early = read_text(mark) == _EARLY
     if is_early or _are_left_out(place.paths, generated):
         backend.reload()
     if not is_early:
@@ -216,7 +215,7 @@ def begin_late(place: Place, backend: Backend | None) -> None:
             with suppress(BackendError):
                 backend.start([timer])
     # Not before: an apply that is killed over it does it again.
-    Files().write(mark, f"{count}\n")
+    Files().write(mark, "")
 
 
 def _are_left_out(paths: Paths, generated: Path) -> bool:

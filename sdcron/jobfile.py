@@ -32,6 +32,7 @@ __all__ = ["Context", "is_job_name", "locate_key", "others_may_write", "parse_te
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_NO_JOB = "remove it, or write one: `sdcron new NAME` makes a file to start from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,12 @@ def line_of(path: str, line: int) -> str:
 def _parse(text: str, shown: str, source: str, context: Context) -> tuple[tuple[Job, ...], tuple[Problem, ...]]:
     document = read_document(text)
     if document.root is None:
-        empty = Finding((), "the file is empty", "`sdcron new NAME` writes a job file to start from", mark=(1, 1))
+        empty = Finding((), "the file is empty", _NO_JOB, mark=(1, 1))
         return (), _problems(document, document.findings or [empty], shown)
     data = document.root.value
     found = list(document.findings)
     if data is None:
-        found.append(Finding((), "the file holds no job", "`sdcron new NAME` writes a job file to start from"))
+        found.append(Finding((), "the file holds no job", _NO_JOB))
     elif not isinstance(data, dict):
         kind = "a list" if isinstance(data, list) else "a text"
         hint = "for example: command: /usr/local/bin/backup"

@@ -76,7 +76,7 @@ class Paths:
 
     @property
     def generated_mark(self) -> Path:
-        """There once the generator has run in this boot: the number of soft ones, and if nothing was to be read."""
+        """There once the generator has run in this boot; it says so if nothing that was applied could be read yet."""
         return self.runtime_dir.with_name(f"sdcron.{_GENERATED}")
 
     @property

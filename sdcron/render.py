@@ -94,8 +94,8 @@ def error(failure: SdcronError) -> None:
         note(f"  {paint('hint:', 'cyan', sys.stderr)} {plain(failure.hint)}")
 
 
-def problems(found: Sequence[Problem]) -> None:
-    """Every problem as `path:line:column: message`, its source line, a caret and the hint, on stderr."""
+def problems(found: Sequence[Problem], outcome: str = "nothing was changed") -> None:
+    """Every problem as `path:line:column: message`, its source line, a caret and the hint, and `outcome`; on stderr."""
     for problem in found:
         note(paint(plain(str(problem)), "bold", sys.stderr))
         if problem.source_line:
@@ -108,7 +108,7 @@ def problems(found: Sequence[Problem]) -> None:
         if problem.hint:
             note(f"  {paint('hint:', 'cyan', sys.stderr)} {plain(problem.hint)}")
     count = len(found)
-    note(f"sdcron: {count} problem{'' if count == 1 else 's'}, nothing was changed")
+    note(f"sdcron: {count} problem{'' if count == 1 else 's'}, {outcome}")
 
 
 def plan(todo: Plan, *, diffs: bool) -> None:

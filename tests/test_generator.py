@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,17 +18,16 @@ from sdcron import dropped, editing
 from sdcron import generate as generate_module
 from sdcron.apply import Applier
 from sdcron.cli import run
-from sdcron.errors import JobFileError, UsageError
+from sdcron.cli.applying import _show
+from sdcron.errors import JobFileError, Problem, UsageError
 from sdcron.generate import generate
 from sdcron.installed import read_installed, read_one
 from sdcron.job import Overlap
 from sdcron.paths import _drop_in_dirs, system_paths
 from sdcron.place import Place, make_place
+from sdcron.plan import Plan
 from tests.compiled import compiled, install
 from tests.fake_backend import FakeBackend
-
-if TYPE_CHECKING:
-    from sdcron.errors import Problem
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCRIPT = CHECKOUT / "packaging/generator/sdcron-generator"
@@ -351,7 +349,7 @@ def test_what_an_applied_job_waits_for_does_not_go_either(root: Root) -> None:
     (root.etc / "new.yaml").unlink()
     root.apply(lenient=True)
     assert root.script("", "--check") == 1
-    root.paths.generated_mark.write_text("0\n")
+    root.paths.generated_mark.write_text("")
     assert root.script() == 0
     assert root.wanted() == ["sdcron-dump.timer"]
 
@@ -372,7 +370,7 @@ def test_a_boot_starts_no_job_that_has_left_its_file_or_is_for_another_machine(
     root.generate(at_boot=True)
     assert root.wanted() == ["sdcron-keep.timer"]
     backend = FakeBackend(root.paths)
-    root.paths.generated_mark.write_text("0 early\n")
+    root.paths.generated_mark.write_text("early\n")
     dropped.begin_late(Place(root.paths), backend)
     assert backend.mutations() == ["reload", "start sdcron-keep.timer"]
 
@@ -383,7 +381,7 @@ def test_what_is_left_as_it_was_is_started_by_a_late_boot_too(root: Root) -> Non
     root.apply()
     root.write(root.etc, override="", packaged="schedule: x\n")
     backend = FakeBackend(root.paths)
-    root.paths.generated_mark.write_text("0 early\n")
+    root.paths.generated_mark.write_text("early\n")
     dropped.begin_late(Place(root.paths), backend)
     assert backend.mutations() == ["reload", "start sdcron-override.timer", "start sdcron-packaged.timer"]
     root.generate(at_boot=True)
@@ -627,24 +625,12 @@ def test_what_could_not_be_read_when_the_machine_booted_is_started_then_as_a_boo
     (root.etc / "gone.yaml").unlink()
     (root.etc / "kept.yaml").unlink()
     backend = FakeBackend(root.paths, refused={"sdcron-a.timer"})
-    root.paths.generated_mark.write_text("2 early\n")
+    root.paths.generated_mark.write_text("early\n")
     for _ in range(2):
         dropped.begin_late(Place(root.paths), backend)
     started = [f"start sdcron-{name}.timer" for name in ("a", "kept", "masked")]
     assert sorted(backend.mutations()) == ["reload", *started]
-    assert root.paths.generated_mark.read_text() == "2\n"
-
-
-def test_a_soft_reboot_is_a_boot(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It leaves /run as it was (systemd-soft-reboot.service(8))."""
-    root.write(root.etc, a=DAILY, b=DAILY)
-    root.apply()
-    (root.etc / "b.yaml").unlink()
-    told = root.root / "told"
-    for count in ("", "1", "1"):
-        monkeypatch.setenv("SYSTEMD_SOFT_REBOOTS_COUNT", count)
-        root.script(f'echo "$5" >>{told}')
-    assert told.read_text().split() == ["boot", "boot", "reload"]
+    assert root.paths.generated_mark.read_text() == ""
 
 
 def test_an_edit_shows_all_that_is_applied_with_it(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -683,6 +669,20 @@ def test_they_are_validated_and_planned_without_a_path(root: Root, capsys: pytes
     for command in ("plan", "apply"):
         assert run([command, "--root", str(root.root)]) == 2
         assert "are taken up when that machine boots" in capsys.readouterr().err
+
+
+def test_what_was_left_out_is_told_beside_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = Problem("/bad.yaml", 1, 1, "no good")
+    _show(Plan(), (), json=False, done=True, left_out=[problem])
+    told = capsys.readouterr()
+    assert told.out == "nothing to do: 0 unchanged\n"
+    assert told.err.splitlines() == [
+        "/bad.yaml:1:1: no good",
+        "sdcron: 1 problem, what has them is left as it was, all else is applied",
+    ]
+    _show(Plan(), (), json=True, done=True, left_out=[problem])
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["problems"][0]["message"], told.err) == ("no good", "")
 
 
 def test_lenient_is_for_the_drop_in_directories(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from sdcron.cli.options import (
     app,
     place_of,
 )
-from sdcron.errors import ExitCode, JobFileError, UsageError
+from sdcron.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sdcron.errors import Problem
     from sdcron.place import Place
     from sdcron.plan import Plan
 
@@ -85,17 +86,21 @@ def plan(
         raise typer.Exit(ExitCode.DRIFT)
 
 
-def _show(todo: Plan, notes: Iterable[str], *, json: bool, done: bool) -> None:
-    """What was done, or is to be done, and with what differences."""
+def _show(todo: Plan, notes: Iterable[str], *, json: bool, done: bool, left_out: Sequence[Problem] = ()) -> None:
+    """What was done, or is to be done, and with what differences; and what was left out for these mistakes."""
     from sdcron import render
 
     if json:
-        render.as_json(render.plan_json(todo))
+        told = {"problems": [render.problem_json(problem) for problem in left_out]} if left_out else {}
+        render.as_json({**render.plan_json(todo), **told})
     else:
         render.plan(todo, diffs=not done)
         render.line(render.plan_summary(todo, done=done) if todo else f"nothing to do: {todo.unchanged} unchanged")
+    render.flush()
     for note in notes:
         render.note(note)
+    if left_out and not json:
+        render.problems(left_out, "what has them is left as it was, all else is applied")
 
 
 @app.command()
@@ -153,9 +158,9 @@ def apply(
     if not wanted.desired.found.chosen and not todo:
         where = ", ".join(map(str, paths or place.paths.drop_in_dirs))
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {where}")
-    _show(todo, notes, json=json, done=True)
+    _show(todo, notes, json=json, done=True, left_out=wanted.problems)
     if wanted.problems:
-        raise JobFileError(wanted.problems)
+        raise typer.Exit(ExitCode.JOB_FILE)
 
 
 @app.command(name="compile")

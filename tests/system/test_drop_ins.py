@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.machine import RELEASES, until
+from tests.machine import RELEASES, MachineError, until
 from tests.packaged import installed
 from tests.system.test_package import PLAIN, package_of, sdcron
 
@@ -111,6 +112,7 @@ def test_an_edit_runs_nothing_until_it_is_applied_or_the_machine_boots(release: 
         assert machine.show("sdcron.service", "Result")["Result"] == "exit-code"
         said = machine.run(["journalctl", "-b", "-u", "sdcron.service", "-o", "cat"]).stdout
         assert f"{ETC}/bad.yaml:1:12: " in said
+        assert "all else is applied" in said
         shown = machine.show("sdcron-edited.timer", "TimersCalendar")["TimersCalendar"]
         assert f"OnCalendar=*-*-* *:{minute}:00" in shown
         assert not machine.exists("/root/has-run")
@@ -195,3 +197,23 @@ def test_what_a_package_brings_while_somebody_else_applies_is_applied_after_that
         until(lambda: machine.show("sdcron.service", "NRestarts")["NRestarts"] != "0", 90, "it is tried again")
         machine.run(["systemctl", "stop", "held.service"])
         until(lambda: timers(machine) == ["sdcron-brought.timer", "sdcron-own.timer"], 60, "they wait")
+
+
+@pytest.mark.timeout(600)
+def test_a_soft_reboot_goes_on_with_what_was_applied() -> None:
+    release = RELEASES[-1]
+    with installed(release, package_of(release)) as machine:
+        machine.write(f"{ETC}/a.yaml", f"missed: skip\n{DAILY}")
+        sdcron(machine, "apply")
+        machine.write(f"{ETC}/new.yaml", DAILY)
+        machine.run(["systemctl", "soft-reboot", "--no-block"])
+
+        def is_over() -> bool:
+            with suppress(MachineError):
+                return any("Soft-reboot finished" in str(entry["MESSAGE"]) for entry in machine.journal("_PID=1"))
+            return False
+
+        until(is_over, 60, "it has booted softly")
+        assert timers(machine) == ["sdcron-a.timer"]
+        sdcron(machine, "apply")
+        assert timers(machine) == ["sdcron-a.timer", "sdcron-new.timer"]
