@@ -23,7 +23,7 @@ from sdcron.job_memory import Memory
 from sdcron.journal import write
 from sdcron.ledger import database
 from sdcron.operations import connect
-from sdcron.overlap import queued_name, queued_names
+from sdcron.overlap import queued_jobs, queued_marks, queued_name
 from sdcron.pauses import read_pauses
 from sdcron.retry import retry_timer_name
 from sdcron.store import Store
@@ -89,7 +89,7 @@ def start_queued(place: Place, tell: Callable[[str, str], object]) -> frozenset[
     None of a job that is paused, or does not queue any more. Raises SdcronError, OSError.
     """
     paths = place.paths
-    names = sorted({mark.name.rstrip("@") for mark in paths.queued_dir.iterdir()}) if paths.queued_dir.is_dir() else []
+    names = queued_jobs(paths.queued_dir)
     if not names:
         return frozenset()
     pauses = read_pauses(paths)
@@ -98,8 +98,8 @@ def start_queued(place: Place, tell: Callable[[str, str], object]) -> frozenset[
         for name in names:
             job = read_one(paths, name)
             if job is None or not job.active or job.overlap is not Overlap.QUEUE or pauses.of(name):
-                for mark in queued_names(name):
-                    (paths.queued_dir / mark).unlink(missing_ok=True)
+                for mark in queued_marks(paths.queued_dir, name):
+                    mark.unlink(missing_ok=True)
             elif backend is not None:
                 try:
                     backend.start([queued_name(name)], wait=False)

@@ -243,11 +243,11 @@ def _drift(place: Place, backend: Backend | None, directory: str, jobs: list[Ins
         yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {shlex.join(wrong)}")
         return
     for change in todo.changes:
-        source = change.after.source if change.after else change.before.source if change.before else directory
+        source = shlex.quote(change.source)
         yield Finding(
             "warning",
-            f"{change.name} is not as {source} says (to {change.action})",
-            f"sdcron plan {shlex.quote(source)}, then sdcron apply {shlex.quote(source)}",
+            f"{change.name} is not as {change.source} says (to {change.action})",
+            f"sdcron plan {source}, then sdcron apply {source}",
         )
 
 

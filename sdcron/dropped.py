@@ -97,8 +97,8 @@ def plan_paths(
     """Read, compile and plan these files and directories; the drop-in directories where there are none.
 
     `timers` are the active ones, None where no systemd runs; `note` hears of what could not be checked. Leniently, a
-    drop-in file with a mistake is left out as a whole, and its jobs stay as they are applied; of two files with the
-    same job the first counts. Raises JobFileError, UsageError, and SdcronError.
+    drop-in file with a mistake is left out as a whole, and its jobs stay as they are applied; a name of two files is
+    the applied one's, or the first's. Raises JobFileError, UsageError, and SdcronError.
     """
     if paths:
         for path in paths:

@@ -18,6 +18,7 @@ from sdcron.retry import retry_handler_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from sdcron.job import Job
     from sdcron.paths import Scope
@@ -76,9 +77,14 @@ def queued_mark(state_dir: str, job_name: str) -> str:
     return f"{state_dir}/queued/{job_name}"
 
 
-def queued_names(job_name: str) -> tuple[str, str]:
-    """The names of the files that say so: the second is there while the start that has waited is asked for."""
-    return job_name, f"{job_name}@"
+def queued_marks(queued_dir: Path, job_name: str) -> tuple[Path, Path]:
+    """The files that say so: that one, and one that is there while the start that has waited is asked for."""
+    return queued_dir / job_name, queued_dir / f"{job_name}@"
+
+
+def queued_jobs(queued_dir: Path) -> list[str]:
+    """The inverse: the jobs that have any of them, sorted. Raises OSError."""
+    return sorted({mark.name.removesuffix("@") for mark in queued_dir.iterdir()}) if queued_dir.is_dir() else []
 
 
 def slot_name(job_name: str, number: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sdcron.chain_units import DUE, after_handler_name, is_looking, token_changes
 from sdcron.drop_ins import unit_of
-from sdcron.overlap import queued_name, queued_names, slot_of, tick_name
+from sdcron.overlap import queued_marks, queued_name, slot_of, tick_name
 from sdcron.paths import wants_dir, wants_target
 from sdcron.plan import Action
 
@@ -157,7 +157,7 @@ def _given_up(change: Change, paths: Paths) -> list[Path]:
     """What says that a run of the job waits, and that its chain asked for one, where none is to come of that."""
     due = paths.graph_dir / change.name / DUE
     if _gives_up_waiting(change):
-        return [*(paths.queued_dir / mark for mark in queued_names(change.name)), due]
+        return [*queued_marks(paths.queued_dir, change.name), due]
     is_asked_for = after_handler_name(change.name) in change.texts_before()
     return [due] if is_asked_for and (change.after is None or change.after.paused) else []
 

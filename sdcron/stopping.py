@@ -11,7 +11,7 @@ from sdcron.chain_units import DUE
 from sdcron.engine_socket import ask
 from sdcron.errors import BackendError, UsageError
 from sdcron.job import RESERVED_NAMES
-from sdcron.overlap import queued_name, queued_names, slot_of
+from sdcron.overlap import queued_jobs, queued_marks, queued_name, slot_of
 from sdcron.place import connect
 from sdcron.queries import Outcome, find_job, history
 from sdcron.running import asked
@@ -131,18 +131,14 @@ def stop(place: Place, targets: Iterable[Target], *, kill: bool = False) -> dict
 def _give_up_waiting(place: Place, backend: Backend, jobs: Iterable[str]) -> None:
     """Have no run of these jobs begin when the one that is on is over."""
     starting = backend.starting()
-    directory = place.paths.queued_dir
-    waiting = [
-        job
-        for job in jobs
-        if queued_name(job) in starting or any((directory / mark).exists() for mark in queued_names(job))
-    ]
+    marked = queued_jobs(place.paths.queued_dir)
+    waiting = [job for job in jobs if queued_name(job) in starting or job in marked]
     if waiting:
         backend.stop([queued_name(job) for job in waiting])
     try:
         for job in waiting:
-            for mark in queued_names(job):
-                (directory / mark).unlink(missing_ok=True)
+            for mark in queued_marks(place.paths.queued_dir, job):
+                mark.unlink(missing_ok=True)
             # Nor is what its chain has asked for.
             (place.paths.graph_dir / job / DUE).unlink(missing_ok=True)
     except PermissionError as error:

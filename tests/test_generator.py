@@ -420,6 +420,7 @@ def test_of_two_files_with_one_name_the_applied_one_keeps_it(root: Root) -> None
 
 
 def test_what_units_are_made_for_beside_the_files_is_looked_at_too(root: Root) -> None:
+    assert f"for name in {' '.join(dropped._MACHINE)}; do" in SCRIPT.read_text(), "both count the same files"
     (root.root / "etc/hostname").write_text("here\n")
     root.write(root.etc, a=DAILY)
     root.apply()

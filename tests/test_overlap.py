@@ -8,6 +8,7 @@ import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from sdcron.installed import read_one
 from sdcron.installed_job import InstalledJob
 from sdcron.job import Job, Missed, Overlap, Retry, Source
 from sdcron.job_memory import Memory as RunMemory
-from sdcron.overlap import queued_name, queued_names, slot_name, slot_of, tick_name
+from sdcron.overlap import queued_marks, queued_name, slot_name, slot_of, tick_name
 from sdcron.overlapping import start_by_systemd
 from sdcron.paths import Scope, system_paths
 from sdcron.pauses import Pause
@@ -44,9 +45,11 @@ from tests.test_retry import setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from sdcron.place import Place
+
+MARKS = [mark.name for mark in queued_marks(Path(), "a")]
+"""That say that a run of `a` waits."""
 
 # The agenda
 
@@ -313,7 +316,7 @@ def test_a_tick_takes_the_first_service_that_is_free(tmp_path: Path, units: str,
 @pytest.mark.parametrize(
     ("overlap", "result", "marked", "says"),
     [
-        *((Overlap.QUEUE, "exit-code", name, "a run waits already, no retry") for name in queued_names("a")),
+        *((Overlap.QUEUE, "exit-code", name, "a run waits already, no retry") for name in MARKS),
         (Overlap.QUEUE, "exit-code", None, None),
         (Overlap.REPLACE, "success", None, "was replaced, no retry"),
         (Overlap.REPLACE, "exit-code", None, None),
@@ -910,7 +913,7 @@ def booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None) -> 
         (None, False, False),
     ],
 )
-@pytest.mark.parametrize("name", queued_names("a"))
+@pytest.mark.parametrize("name", MARKS)
 def test_what_waited_begins_after_a_boot_unless_it_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job | None, paused: bool, begins: bool, name: str
 ) -> None:
@@ -999,7 +1002,7 @@ def test_one_of_several_runs_is_stopped_by_its_id_and_all_by_the_job(
     assert ("stop", slot_name("a", 1)) in backend.calls
 
 
-@pytest.mark.parametrize("name", queued_names("a"))
+@pytest.mark.parametrize("name", MARKS)
 def test_with_a_job_what_waits_is_given_up_and_not_with_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

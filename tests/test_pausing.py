@@ -258,6 +258,7 @@ def test_a_damaged_mark_keeps_its_job_from_its_times_all_the_same(text: str, pat
 
 def test_whoever_may_not_write_is_told_so(paths: Paths, sdcron: Callable[..., tuple[int, str, str]]) -> None:
     if os.geteuid() == 0:
+        # The package's build, which is no root's, runs it (tests/system/test_package.py).
         pytest.skip("root may write everywhere")
     paths.state_dir.chmod(0o555)
     try:
