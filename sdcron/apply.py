@@ -90,6 +90,8 @@ class Applier:
         self._progress = progress
         self.recovered = False
         """Whether `recover` found an apply that had been killed."""
+        self.refused: dict[str, BackendError] = {}
+        """Timers that did not start, where the others were to start all the same."""
 
     def recover(self) -> bool:
         """Bring back what a killed apply was about to change; True if there was one. Call with the lock held."""
@@ -117,8 +119,11 @@ class Applier:
         *,
         give_up: bool = True,
         digests: str | None = None,
+        lenient: bool = False,
     ) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
+
+        Leniently, what does not start is among `refused`, and keeps nothing else from being applied.
 
         `marks` are texts for `Paths.paused_dir` by name, None for one to be removed: see pauses.py. Starts that wait,
         of jobs that are paused or gone then, are given up unless told otherwise. `digests` are those of the drop-in
@@ -150,7 +155,7 @@ class Applier:
             self._delete_leftovers()
             raise
         try:
-            self._transition(onward, staged)
+            self._transition(onward, staged, lenient=lenient)
             self._close_journal()
         except BaseException as failure:
             try:
@@ -182,7 +187,9 @@ class Applier:
             return
         try:
             self._start(self._backend, timers)
-        except BackendError:
+        except BackendError as error:
+            if len(timers) == 1:
+                self.refused[timers[0]] = error
             for timer in timers if len(timers) > 1 else ():
                 self._start_what_starts([timer])
 
@@ -249,7 +256,7 @@ class Applier:
         mode = 0o600 if path.startswith(f"{self._paths.graph_dir}/") else 0o644
         return self._files.stage(Path(path), text, mode)
 
-    def _transition(self, step: Step, staged: Mapping[str, Path]) -> None:
+    def _transition(self, step: Step, staged: Mapping[str, Path], *, lenient: bool = False) -> None:
         self._mark_applied_this_boot(step)
         marks = {path for path in step.files if path.startswith(f"{self._paths.paused_dir}/")}
         for path in marks:
@@ -290,7 +297,11 @@ class Applier:
             timers = [name for name in step.start if not is_retry(name)]
             for first in range(0, len(timers), _STARTED_AT_ONCE):
                 self._progress("starting", first, len(timers))
-                self._start(self._backend, timers[first : first + _STARTED_AT_ONCE])
+                chosen = timers[first : first + _STARTED_AT_ONCE]
+                if lenient:
+                    self._start_what_starts(chosen)
+                else:
+                    self._start(self._backend, chosen)
             # It may not: then the job runs again already, by hand.
             self._start_what_starts([name for name in step.start if is_retry(name)])
 

@@ -47,6 +47,7 @@ class TransientApplier(Applier):
         *,
         give_up: bool = True,
         digests: str | None = None,
+        lenient: bool = False,
     ) -> None:
         """Apply every change, or restore what was there and raise what went wrong.
 
@@ -56,7 +57,7 @@ class TransientApplier(Applier):
             self._refuse_what_is_at_work(self._backend, plan)
         self._may_have_new = False
         self._restoring = False
-        super().carry_out(plan, marks, give_up=give_up, digests=digests)
+        super().carry_out(plan, marks, give_up=give_up, digests=digests, lenient=lenient)
 
     def _refuse_what_is_at_work(self, backend: Backend, plan: Plan) -> None:
         loaded = _in_memory(backend)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import sdcron
 from sdcron.desired import Desired, plan_jobs, read_desired
-from sdcron.errors import BackendError, JobFileError, UsageError
+from sdcron.errors import BackendError, JobFileError, Problem, SdcronError, UsageError
 from sdcron.files import Files
 from sdcron.installed import read_installed
 from sdcron.jobfile import read_file
@@ -20,19 +20,21 @@ from sdcron.local_operations import LocalApplier
 from sdcron.operations import file_context
 from sdcron.paths import system_paths
 from sdcron.step import read_text
+from sdcron.yaml_nodes import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sdcron.apply import Applier
     from sdcron.backends import Backend, UnitState
-    from sdcron.errors import Problem
     from sdcron.jobs_d import Found
     from sdcron.jobset import JobSet
     from sdcron.paths import Paths
     from sdcron.place import Place
     from sdcron.plan import Before, Plan
 
+APPLY_UNIT = "sdcron.service"
+"""What applies them at a boot."""
 _EARLY = "early\n"
 _MACHINE = ("hostname", "localtime", "machine-id", "timezone")
 """In /etc: what tells one machine from another. The generator's shell script has the same names."""
@@ -49,6 +51,7 @@ class Wanted:
     plan: Plan
     digests: str | None = None
     problems: tuple[Problem, ...] = ()
+    lenient: bool = False
 
 
 def drop_ins_of(place: Place) -> Found:
@@ -110,7 +113,7 @@ def plan_paths(
     digests = found.digests(place.paths.drop_in_names, _meant_for(place.paths))
     if lenient:
         desired, todo, problems = _plan_leniently(place, found, timers, progress, note, prune=prune)
-        return Wanted(desired, todo, _digests(digests, problems), problems)
+        return Wanted(desired, todo, _digests(digests, problems), problems, lenient=True)
     desired = read_desired(place, found.as_paths(), timers, progress, note)
     return Wanted(desired, plan_jobs(place, desired, timers, prune=prune), digests)
 
@@ -146,7 +149,9 @@ def _plan_leniently(
                 # What a mistake is told of may be applied from elsewhere, or be no file any more: then it is the
                 # others that are left as they are, or a job that goes and others wait for.
                 ends = {sources[job] for job in problem.jobs if job in sources}
-                wrong_now = there & {problem.path} or there & ends
+                # As it is shown, where its name has what a terminal does not.
+                named = {path for path in there if problem.path in (path, printable(path))}
+                wrong_now = named or there & ends
                 without |= wrong_now
                 kept |= set() if wrong_now else set(problem.jobs)
             if before == (len(without), len(kept)):
@@ -182,47 +187,57 @@ def has_generator(paths: Paths) -> bool:
     return any((paths.root / parent / _GENERATOR).exists() for parent in _GENERATOR_DIRS)
 
 
-def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> None:
-    """Apply it: see Applier.carry_out."""
+def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> tuple[Problem, ...]:
+    """Apply it, see Applier.carry_out; returns what was left out, and what does not start where that stops no other."""
     if wanted.digests is None or isinstance(applier, LocalApplier):
         applier.carry_out(wanted.plan)
-    else:
-        applier.carry_out(wanted.plan, digests=wanted.digests)
-        if not wanted.problems:
-            place.paths.generator_log.unlink(missing_ok=True)
+        return wanted.problems
+    applier.carry_out(wanted.plan, digests=wanted.digests, lenient=wanted.lenient)
+    problems = list(wanted.problems)
+    for change in wanted.plan.changes:
+        refused = applier.refused.keys() & set(change.after.start if change.after is not None else ())
+        told = (applier.refused[timer] for timer in sorted(refused))
+        problems += [Problem(change.source, 0, 0, str(error), hint=error.hint) for error in told]
+    if not problems:
+        place.paths.generator_log.unlink(missing_ok=True)
+    return tuple(problems)
 
 
 def begin_late(place: Place, backend: Backend | None) -> None:
-    """Start what a boot would have started, had what is applied not been in a file system that is mounted late.
+    """Start what a boot would have started, had all of it been there: what is applied, or the files that it is of.
 
-    As a boot does: what was missed while the machine was off is made good, and what does not start stays so. What the
-    generator has left out, as the file was not there yet, is generated. Raises BackendError, OSError.
+    Either may be in a file system that is mounted late. As by a boot, what was missed while the machine was off is made
+    good, and what does not start stays so. Raises BackendError, OSError.
     """
     mark, generated = place.paths.generated_mark, place.paths.generated_dir
     if backend is None or generated is None:
         return
     is_early = read_text(mark) == _EARLY
-    if is_early or _are_left_out(place.paths, generated):
-        backend.reload()
-    if not is_early:
+    left_out = _left_out(place.paths, generated)
+    if not is_early and not left_out:
         return
+    backend.reload()
     gone: set[str] = set()
-    with suppress(JobFileError):
+    with suppress(SdcronError):
+        found = drop_ins_of(place)
         changes = plan_paths(place, (), None, lenient=True).plan.changes
         gone = {change.name for change in changes if change.after is None}
+        gone |= read_installed(place.paths).of_last_boot(place.paths, {*map(str, found.files)})
     for name, job in read_installed(place.paths).jobs.items():
-        for timer in sorted(job.enabled) if job.generated and name not in gone else ():
+        is_late = job.generated and (is_early or not left_out.isdisjoint(job.units))
+        for timer in sorted(job.enabled) if is_late and name not in gone else ():
             with suppress(BackendError):
                 backend.start([timer])
     # Not before: an apply that is killed over it does it again.
-    Files().write(mark, "")
+    if is_early:
+        Files().write(mark, "")
 
 
-def _are_left_out(paths: Paths, generated: Path) -> bool:
-    """Whether systemd has not all units of applied jobs."""
+def _left_out(paths: Paths, generated: Path) -> set[str]:
+    """The units of applied jobs that systemd does not have: their files were not there when it booted."""
     with suppress(OSError):
-        return any(not os.path.lexists(paths.generator_out / path.name) for path in generated.iterdir())
-    return False
+        return {path.name for path in generated.iterdir() if not os.path.lexists(paths.generator_out / path.name)}
+    return set()
 
 
 def check_removal(place: Place, jobs: Iterable[Before], files: Collection[Path]) -> None:
@@ -238,7 +253,11 @@ def check_removal(place: Place, jobs: Iterable[Before], files: Collection[Path])
             )
 
 
-def forget(paths: Paths) -> None:
-    """Have the next boot, or apply, begin anew with the drop-in directories."""
-    if paths.generated_dir is not None:
-        paths.generated_from.unlink(missing_ok=True)
+def forget(paths: Paths, backend: Backend | None) -> None:
+    """Have the next boot, or apply, begin anew with the drop-in directories. Raises BackendError."""
+    if paths.generated_dir is None:
+        return
+    paths.generated_from.unlink(missing_ok=True)
+    if backend is not None:
+        # Where a file had a mistake, the apply of the last boot has failed.
+        backend.reset_failed([APPLY_UNIT])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.drop_ins import is_drop_in
+from sdcron.dropped import APPLY_UNIT
 from sdcron.errors import JobFileError, SdcronError
 from sdcron.hosts import belongs
 from sdcron.installed import read_installed
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sdcron.paths import Paths
     from sdcron.units import CompiledJob
 
-APPLY_UNIT = "sdcron.service"
 _KERNEL_LOG = Path("/dev/kmsg")
 _LONGEST = 900
 """Bytes in an entry of the kernel log: somewhat less than PRINTK's own bound of about 1,000."""
@@ -70,12 +70,10 @@ def generate(paths: Paths, into: Path, *, at_boot: bool) -> tuple[str, ...]:
         if at_boot and not may_be_in(applied[name].source, without)
     }
     if at_boot:
-        there = {str(path) for path in found.files} | without
         # What was for the last boot alone has gone with it, and what it hid is to be applied.
-        of_boot = f"{paths.drop_in_dirs[1]}/"
-        gone |= {name for name, job in applied.items() if job.source.startswith(of_boot) and job.source not in there}
-        # What others wait for is for that apply to see to.
-        gone -= installed.waited_for(installed.jobs.keys() - gone)
+        gone |= installed.of_last_boot(paths, {str(path) for path in found.files} | without)
+        # What others wait for, and no file has any more, is for that apply to see to.
+        gone -= installed.waited_for(installed.jobs.keys() - gone) - {job.name for job in compiled}
     stay = applied.keys() - gone
     for name in sorted(stay):
         _write_units(into, applied[name].units)

@@ -47,6 +47,15 @@ class Installed:
             more = before.intersection(self.jobs) - found
         return frozenset(found)
 
+    def of_last_boot(self, paths: Paths, files: Collection[str]) -> frozenset[str]:
+        """Drop-in jobs that were for an earlier boot alone, by the job files that there are now."""
+        of_boot = f"{paths.drop_in_dirs[1]}/"
+        return frozenset(
+            name
+            for name, job in self.jobs.items()
+            if job.generated and job.source.startswith(of_boot) and job.source not in files
+        )
+
 
 def read_installed(paths: Paths, skip: Collection[str] = (), *, retries: bool = True) -> Installed:
     """Read the unit directories of one scope but for the files in `skip`; an absent directory holds no jobs.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.rootfs import Release
 
+#: Where apt finds packages.
+REPOSITORY = "/var/local/archive"
 #: Copies the files that git names, from $1 to $2, and builds there as the user $6; a package is not to depend on where,
 #: when and by whom it was built (reproducible-builds.org).
 _BUILD = """
@@ -24,10 +26,14 @@ mkdir -p "$2/sdcron"; cd "$1"
 umask "$3"; export TZ="$4" DEB_BUILD_OPTIONS="$7"
 tar --create --null --files-from=/var/tmp/files | tar --extract --directory="$2/sdcron"
 cd "$2/sdcron"
-[ -z "$5" ] || sed -i "1s/(.*)/($5)/" debian/changelog
+if [ -n "$5" ]; then
+    sed -i "1s/(.*)/($5)/" debian/changelog
+    sed -i "s/^__version__ = .*/__version__ = '$5'/" sdcron/__init__.py
+fi
 dpkg-checkbuilddeps -I
 chown --recursive "$6" "$2"
-runuser --user "$6" -- dpkg-buildpackage --no-check-builddeps --build=binary --no-sign
+[ -z "$8" ] || find "$2" -exec touch --no-dereference --date="$8" {} +
+runuser --user "$6" -- dpkg-buildpackage --no-check-builddeps --build=full --no-sign
 for page in debian/man/*; do
     LC_ALL=C.UTF-8 MANROFFSEQ= MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z "$page" 2>&1 >/dev/null
 done >/var/tmp/warnings
@@ -36,10 +42,11 @@ done >/var/tmp/warnings
 
 @dataclass(frozen=True)
 class Package:
-    """A built package: its file name and bytes, what the build printed, and what lintian and man say of it."""
+    """A built package: its file name and bytes, its source's, what the build printed, and what lintian and man say."""
 
     name: str
     content: bytes
+    source: bytes
     log: str
     lintian: str
     warnings: str
@@ -60,36 +67,74 @@ def build(
     zone: str = "UTC",
     place: str = "/build",
     user: str = "root",
+    touched: str = "",
     tested: bool = False,
 ) -> Package:
     """Build the package on a machine of its own that has no network; with another `version` than the changelog's.
 
-    Where it is to be `tested`, its unit tests are run, as whoever builds it has them run.
+    Its files are as old as they are in the checkout, or `touched` at that time. Where it is to be `tested`, its unit
+    tests are run, as whoever builds it has them run.
     """
     options = "" if tested else "nocheck"
     with Machine(release, boot=False, kind=BUILD) as machine:
         (machine.disk / "var/tmp/files").write_text("".join(f"{name}\0" for name in tracked_files()))
-        words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options]
+        words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options, touched]
         log = machine.run_off(["sh", "-c", _BUILD, "build", *words], timeout=1500 if tested else 600)
         [path] = (machine.disk / place.lstrip("/")).glob("*.deb")
-        told = machine.run_off(["sh", "-c", f"lintian --pedantic --tag-display-limit=0 {place}/*.changes"], status=None)
+        [source] = (machine.disk / place.lstrip("/")).glob("*.tar.xz")
+        # Errors and warnings end it with another status; and it must have come to its end.
+        lint = "lintian --pedantic --display-info --tag-display-limit=0 --fail-on=error,warning"
+        told = machine.run_off(["sh", "-c", f"{lint} {place}/*.changes; echo lintian: $?"])
         warnings = (machine.disk / "var/tmp/warnings").read_text()
-        return Package(path.name, path.read_bytes(), log, told, warnings)
+        return Package(path.name, path.read_bytes(), source.read_bytes(), log, told, warnings)
+
+
+#: Makes an archive of all packages in DEBS and of $1, of which alone apt installs from then on, as from any other.
+_ARCHIVE = f"""
+set -e
+mkdir -p {REPOSITORY}; cd {REPOSITORY}
+number=0
+for deb in {DEBS}/*.deb "$@"; do
+    number=$((number + 1))
+    # Their names have characters of URIs in them.
+    ln -sf "$deb" $number.deb
+    dpkg-deb --field "$deb"
+    echo "Filename: ./$number.deb"
+    echo "Size: $(stat --dereference --format=%s $number.deb)"
+    echo "SHA256: $(sha256sum <$number.deb | cut -d ' ' -f 1)"
+    echo
+done >Packages
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*
+echo 'deb [trusted=yes allow-insecure=yes] file:{REPOSITORY} ./' >/etc/apt/sources.list.d/own.list
+apt-get --quiet update
+"""
+
+
+def offer(machine: Machine, package: Package) -> str:
+    """Have apt find the package, beside what it needs of the distribution; returns the path of its file there.
+
+    The machine is off or on. What apt installs is then what the package says that it needs, and nothing else.
+    """
+    path = f"/var/tmp/{package.name}"
+    (machine.disk / path.lstrip("/")).write_bytes(package.content)
+    command = ["sh", "-c", _ARCHIVE, "archive", path]
+    if machine.leader:
+        machine.run(command)
+    else:
+        machine.run_off(command)
+    return path
+
+
+#: How an administrator installs.
+APT = ["apt-get", "--quiet", "--yes", "--no-install-recommends"]
 
 
 @contextmanager
-def installed(release: Release, package: Package, listing: str = "") -> Iterator[Machine]:
-    """A machine that has the package, installed while it was off with nothing but what the distribution has, and on.
-
-    What files there were right before goes into the file `listing` there.
-    """
+def installed(release: Release, package: Package) -> Iterator[Machine]:
+    """A machine that has the package, installed while it was off with nothing but what the distribution has, and on."""
     with Machine(release, boot=False, kind=BARE) as machine:
-        (machine.disk / "var/tmp" / package.name).write_bytes(package.content)
-        apt = "apt-get --quiet --yes --no-install-recommends install"
-        dependencies = f"{apt} {DEBS}/*.deb"
-        if listing:
-            machine.run_off(["sh", "-c", f"{dependencies} && {FILES} >{listing}"])
-        machine.run_off(["sh", "-c", f"{apt} /var/tmp/{package.name} {DEBS}/*.deb"])
+        offer(machine, package)
+        machine.run_off([*APT, "install", "sdcron"])
         machine.boot()
         yield machine
 

@@ -31,7 +31,7 @@ RECIPE = 2
 #: What any machine boots with.
 _SYSTEM = ("systemd", "systemd-sysv", "dbus", "libpam-systemd", "passwd", "polkitd", "procps", "tzdata")
 #: What sdcron needs from the distribution.
-_NEEDED = (
+NEEDED = (
     "python3",
     "python3-pystemd",
     "python3-systemd",
@@ -68,13 +68,13 @@ class Kind:
 #: Where packages lie that can be installed without a network.
 DEBS = "/var/local/debs"
 
-TEST = Kind("", (*_SYSTEM, *_NEEDED, *_TESTING), complete="usr/lib/python3/dist-packages/typer")
+TEST = Kind("", (*_SYSTEM, *NEEDED, *_TESTING), complete="usr/lib/python3/dist-packages/typer")
 #: A machine as it is before anything of sdcron's gets there.
-BARE = Kind("bare-", _SYSTEM, _NEEDED)
-BUILD = Kind("build-", ("systemd", "tzdata", *_NEEDED, *_TESTING, *_BUILDING), complete="usr/bin/dh")
+BARE = Kind("bare-", _SYSTEM, NEEDED)
+BUILD = Kind("build-", ("systemd", "tzdata", *NEEDED, *_TESTING, *_BUILDING), complete="usr/bin/dh")
 KINDS = (TEST, BARE, BUILD)
 #: For benchmarks alone: with what sdcron is measured against.
-PEER = Kind("peer-", (*_SYSTEM, *_NEEDED), ("systemd-cron",), complete="usr/lib/python3/dist-packages/typer")
+PEER = Kind("peer-", (*_SYSTEM, *NEEDED), ("systemd-cron",), complete="usr/lib/python3/dist-packages/typer")
 
 #: Units that would start work of their own during a test.
 MASKED = (

@@ -19,7 +19,7 @@ from sdcron import generate as generate_module
 from sdcron.apply import Applier
 from sdcron.cli import run
 from sdcron.cli.applying import _show
-from sdcron.errors import JobFileError, Problem, UsageError
+from sdcron.errors import BackendError, JobFileError, Problem, SdcronError, UsageError
 from sdcron.generate import generate
 from sdcron.installed import read_installed, read_one
 from sdcron.job import Overlap
@@ -31,6 +31,7 @@ from tests.fake_backend import FakeBackend
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCRIPT = CHECKOUT / "packaging/generator/sdcron-generator"
+BOOTED = CHECKOUT / "packaging/systemd/sdcron-boot.service.d/generator.conf"
 DAILY = "schedule: '@daily'\ncommand: /bin/true\n"
 
 
@@ -46,6 +47,8 @@ class Root:
         shutil.copy(SCRIPT, root / "usr/lib/systemd/system-generators")
         self.generated = root / "generator"
         self.applied = root / "var/lib/sdcron/generated"
+        self.python_ran = root / "python-ran"
+        self.mark = root / "run/sdcron.generated"
 
     def write(self, directory: Path, **texts: str) -> None:
         """Job files, by their names."""
@@ -66,11 +69,13 @@ class Root:
         self.problems = generate(self.paths, self.generated, at_boot=at_boot)
         return self.files(self.generated)
 
-    def script(self, python: str = "exit 9", *words: str) -> int:
+    def script(self, python: str = "", *words: str) -> int:
         """Run the shell script, with something else in the place of Python; returns its exit status."""
         text = re.sub("/(etc|run|usr/lib|var/lib)/(sdcron|[$])", rf"{self.root}/\1/\2", SCRIPT.read_text())
+        text = text.replace("/dev/kmsg", f"{self.root}/kmsg")
         stand_in = self.root / "python3"
-        stand_in.write_text(f"#!/bin/sh\n{python}\n")
+        self.python_ran.unlink(missing_ok=True)
+        stand_in.write_text(f"#!/bin/sh\ntouch {self.python_ran}\n{python}\n")
         stand_in.chmod(0o755)
         own = self.root / "script"
         own.write_text(text.replace("/usr/bin/python3", str(stand_in)))
@@ -78,6 +83,12 @@ class Root:
         self.generated.mkdir()
         command = ["sh", str(own), *(words or (str(self.generated), "/early", "/late"))]
         return subprocess.run(command, check=False, timeout=30).returncode
+
+    def has_booted(self) -> None:
+        """As sdcron-boot.service has it."""
+        [line] = re.findall("(?m)^ExecStartPre=-[+]/bin/sh -c '(.*)'$", BOOTED.read_text())
+        own = line.replace("/run/", f"{self.root}/run/").replace("$$", "$")
+        subprocess.run(["sh", "-c", own], check=False, timeout=30)
 
     def wanted(self) -> list[str]:
         """What is started at a boot, by the last that was generated."""
@@ -115,19 +126,25 @@ def test_the_units_of_dropped_in_jobs_are_kept_for_the_generator_and_nowhere_els
     assert root.files(root.applied) == []
 
 
-def test_the_script_copies_what_was_applied_and_starts_no_python(root: Root) -> None:
-    assert root.script() == 0
-    assert root.files(root.generated) == []
+@pytest.mark.parametrize("when", ["boot", "reload"])
+def test_the_script_links_what_was_applied_and_starts_no_python(root: Root, when: str) -> None:
+    def run() -> list[str]:
+        if when == "boot":
+            root.mark.unlink(missing_ok=True)
+        assert root.script() == 0
+        root.has_booted()
+        assert not root.python_ran.exists()
+        return root.files(root.generated)
+
+    assert run() == []
     root.write(root.etc, a=DAILY)
     root.apply()
-    assert root.script() == 0
-    assert root.files(root.generated) == GENERATED
+    assert run() == GENERATED
     assert root.wanted() == ["sdcron-a.timer"]
     assert (root.generated / "sdcron-a.timer").samefile(root.applied / "sdcron-a.timer")
     (root.etc / "a.yaml").unlink()
     root.apply()
-    assert root.script() == 0
-    assert root.files(root.generated) == []
+    assert run() == []
 
 
 @pytest.mark.parametrize("change", ["edited", "new", "gone", "renamed", "hidden"])
@@ -147,9 +164,38 @@ def test_the_script_starts_the_compiler_once_a_file_differs(root: Root, change: 
         (root.run / "a.yml").symlink_to("/dev/null")
     assert root.script("", "--check") == 1
     called = f'echo "$*" >>{root.root}/called'
+    # Until the boot is over a reload is part of it.
     assert [root.script(called), root.script(called)] == [0, 0]
+    root.has_booted()
+    assert root.script(called) == 0
     words = f"-P -m sdcron.generate {root.generated}"
-    assert (root.root / "called").read_text() == f"{words} boot\n{words} reload\n"
+    assert (root.root / "called").read_text() == f"{words} boot\n{words} boot\n{words} reload\n"
+
+
+def test_what_is_applied_and_out_of_reach_is_begun_later_whenever_that_is_seen(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    called = f'echo "$5" >>{root.root}/called'
+    for _ in range(2):
+        # As one leaves an emergency shell.
+        assert root.script(called) == 0
+        root.has_booted()
+        assert root.mark.read_text() == "early\n"
+    # As in a soft reboot, which /run outlasts and other file systems do not.
+    root.mark.write_text("")
+    assert root.script(called) == 0
+    assert root.mark.read_text() == "early\n"
+    assert (root.root / "called").read_text() == "boot\n" * 3
+
+
+def test_what_was_kept_without_a_file_is_generated(root: Root) -> None:
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    (root.etc / "a.yaml").unlink()
+    wanted = dropped.plan_paths(Place(root.paths), (), None, prune=False)
+    dropped.carry_out(Place(root.paths), Applier(root.paths, None), wanted)
+    assert root.script() == 0
+    assert not root.python_ran.exists()
+    assert root.wanted() == ["sdcron-a.timer"]
 
 
 def test_nothing_that_was_not_applied_is_started_by_what_is_generated(root: Root) -> None:
@@ -276,6 +322,9 @@ def test_whatever_keeps_the_compiler_from_its_work_what_is_applied_goes_on(root:
     # It was the first of this boot.
     assert root.files(root.generated) == sorted([*GENERATED, "multi-user.target.wants/sdcron.service"])
     assert root.wanted() == ["sdcron-a.timer"]
+    assert (root.root / "kmsg").read_text() == "<3>sdcron-generator: the drop-in directories could not be compiled\n"
+    assert root.paths.generator_log.read_text() == "the drop-in directories could not be compiled\n"
+    root.has_booted()
     assert root.script("exit 1") == 0
     assert root.files(root.generated) == sorted(GENERATED)
 
@@ -529,6 +578,7 @@ def test_what_was_left_out_for_a_mistake_is_tried_again_by_each_boot_and_by_no_r
         called.unlink(missing_ok=True)
         root.paths.generated_mark.unlink(missing_ok=True) if is_boot else None
         assert root.script(f"touch {called}") == 0
+        root.has_booted()
         assert called.exists() == is_boot
     assert root.script("", "--check") == 1
     (root.etc / "bad.yaml").unlink()
@@ -565,8 +615,67 @@ def test_what_came_into_a_directory_after_the_generator_had_looked_is_there_once
     backend = FakeBackend(root.paths)
     dropped.begin_late(Place(root.paths), backend)
     dropped.begin_late(Place(root.paths), backend)
-    assert backend.mutations() == ["reload"]
+    # What it missed meanwhile is made good, as by the boot that could not see it.
+    assert backend.mutations() == ["reload", "start sdcron-a.timer"]
     assert (root.paths.generator_out / "sdcron-a.timer").exists()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_hid_a_job_for_the_last_boot_is_never_begun_in_its_place(root: Root, late: bool, waits: bool) -> None:
+    root.run.mkdir(parents=True)
+    root.write(root.run, a="schedule: '@daily'\ncommand: /bin/of-last-boot\n")
+    root.write(root.usr, a=DAILY, b=DAILY, **({"later": "command: /bin/true\nafter: a\n"} if waits else {}))
+    root.apply()
+    (root.run / "a.yaml").unlink()
+    if late:
+        backend = FakeBackend(root.paths)
+        root.mark.write_text("early\n")
+        dropped.begin_late(Place(root.paths), backend)
+        assert [call for call in backend.mutations() if call != "reload"] == ["start sdcron-b.timer"]
+    else:
+        root.generate(at_boot=True)
+        assert root.wanted() == ["sdcron-b.timer"]
+        assert "of-last-boot" not in (root.generated / "sdcron-a.service").read_text()
+
+
+def test_a_file_whose_name_no_terminal_shows_keeps_no_other_from_being_applied(root: Root) -> None:
+    root.write(root.etc, a=f"name: one\n{DAILY}", **{"my\u00a0own": f"name: one\n{DAILY}"}, other=DAILY)
+    assert root.apply(lenient=True)
+    assert "other" in read_installed(root.paths).jobs
+
+
+def test_a_timer_that_systemd_will_not_start_keeps_no_other_from_being_applied(root: Root) -> None:
+    root.write(root.etc, a=DAILY, b=DAILY)
+    backend = FakeBackend(root.paths, refused={"sdcron-a.timer"})
+    wanted = dropped.plan_paths(Place(root.paths), (), backend.active_timers(), lenient=True)
+    problems = dropped.carry_out(Place(root.paths), Applier(root.paths, backend), wanted)
+    assert [problem.path for problem in problems] == [f"{root.etc}/a.yaml"]
+    assert sorted(read_installed(root.paths).jobs) == ["a", "b"]
+    assert [*backend.active_timers()] == ["sdcron-b.timer"]
+    # By hand it is all or nothing.
+    strict = FakeBackend(root.paths, refused={"sdcron-a.timer"})
+    root.write(root.etc, c=DAILY)
+    wanted = dropped.plan_paths(Place(root.paths), (), strict.active_timers())
+    with pytest.raises(BackendError):
+        dropped.carry_out(Place(root.paths), Applier(root.paths, strict), wanted)
+    assert sorted(read_installed(root.paths).jobs) == ["a", "b"]
+
+
+def test_whatever_is_wrong_with_the_files_what_is_applied_begins_late(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.write(root.etc, a=DAILY)
+    root.apply()
+    root.mark.write_text("early\n")
+    monkeypatch.setattr(dropped, "plan_paths", raises)
+    backend = FakeBackend(root.paths)
+    dropped.begin_late(Place(root.paths), backend)
+    assert "start sdcron-a.timer" in backend.mutations()
+
+
+def raises(*_: object, **__: object) -> None:
+    raise SdcronError("systemd-analyze did not end within 60 s")
 
 
 def test_no_job_file_is_left_and_one_could_not_be_read_when_they_were_applied(root: Root) -> None:

@@ -150,7 +150,7 @@ def apply(
             render.plan(todo, diffs=False)
             if not typer.confirm(f"Remove {', '.join(removed)}?"):
                 raise typer.Exit(ExitCode.FAILED)
-        dropped.carry_out(place, applier, wanted)
+        problems = dropped.carry_out(place, applier, wanted)
         desired.remember(place, wanted.desired)
         there = bool(wanted.desired.same or wanted.desired.compiled)
         operations.keep_recording(place, manager, notes.append, jobs=there)
@@ -158,8 +158,8 @@ def apply(
     if not wanted.desired.found.chosen and not todo:
         where = ", ".join(map(str, paths or place.paths.drop_in_dirs))
         render.note(f"sdcron: no job files (*.yaml, *.yml) in {where}")
-    _show(todo, notes, json=json, done=True, left_out=wanted.problems)
-    if wanted.problems:
+    _show(todo, notes, json=json, done=True, left_out=problems)
+    if problems:
         raise typer.Exit(ExitCode.JOB_FILE)
 
 
@@ -229,7 +229,7 @@ def remove(
         installed = operations.known_jobs(place)
         jobs = sorted(installed.jobs) if everything else jobs
         if not jobs:
-            dropped.forget(place.paths)
+            dropped.forget(place.paths, manager)
             render.as_json(render.plan_json(removal_plan((), installed))) if json else render.note(
                 "no jobs are applied"
             )
@@ -252,7 +252,7 @@ def remove(
             # What was noted of job files goes with the last of their jobs.
             forget_elsewhere(place.paths)
             record.forget(place.paths)
-            dropped.forget(place.paths)
+            dropped.forget(place.paths, manager)
         operations.keep_recording(place, manager, render.note, jobs=bool(left))
     if json:
         render.as_json(render.plan_json(todo))
