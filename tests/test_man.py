@@ -18,6 +18,7 @@ from sdcron.job_schema import schema
 from tests.machine import CHECKOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PAGES = ("sdcron.1", "sdcron-job.1", "sdcron-job.5", "sdcron-engine.8", "sdcron-collector.8")
@@ -64,21 +65,51 @@ def test_every_exit_status_is_told(pages: dict[str, str]) -> None:
     assert [int(number) for number in told] == sorted(ExitCode)
 
 
+def keys_of(part: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key that a part of the schema has, each with those that it stands below, however deep."""
+    for word, value in part.items():
+        if word == "properties":
+            for name, more in value.items():
+                yield (*above, name)
+                yield from keys_of(more, (*above, name))
+        elif word == "$ref":
+            name = value.rpartition("/")[2]
+            # The jobs of a file, and what they begin with, have the keys of a job.
+            yield from keys_of(schema()["$defs"][name], above) if name != "job" else ()
+        elif word in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            for each in value:
+                yield from keys_of(each, above)
+        elif word == "patternProperties":
+            for each in value.values():
+                yield from keys_of(each, above)
+        elif word in ("items", "additionalProperties", "if", "then", "else", "not") and isinstance(value, dict):
+            yield from keys_of(value, above)
+
+
+def documented(text: str) -> list[tuple[str, ...]]:
+    """The keys of a part of the page, each with those that it stands below: these stand inside of .RS and .RE."""
+    above: list[str] = []
+    found = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if line == ".TP":
+            found.append((*above, lines[number + 1]))
+            assert re.match(r"[^.\s]", lines[number + 2]), f"{found[-1]} has no description"
+        elif line == ".RS":
+            above.append(found[-1][-1])
+        elif line == ".RE":
+            above.pop()
+    return found
+
+
 def test_every_key_of_a_job_file_is_in_the_page_with_those_below_it(pages: dict[str, str]) -> None:
     shown = plain(pages["sdcron-job.5"])
-    properties = schema()["$defs"]["job"]["properties"]
-    # Those below a key stand inside of .RS and .RE.
-    depth, found = 0, []
-    lines = shown.partition(".SH KEYS")[2].partition(".SH ")[0].splitlines()
-    for number, line in enumerate(lines):
-        depth += {".RS": 1, ".RE": -1}.get(line, 0)
-        if line == ".TP" and depth == 0:
-            found.append(lines[number + 1])
-    assert found == list(properties)
-    for below in ("delay", "attempts", "venv", "keep", "redact", "network", "else", "nice", "memory"):
-        assert f"\n.TP\n{below}\n" in shown, below
-    for key in properties:
-        assert re.search(rf"(?m)^\.TP\n{key}\n\S", shown), f"{key} has no description"
+    definitions = schema()["$defs"]
+    keys = [*keys_of(definitions["job"])]
+    assert {("retry", "delay"), ("credentials", "encrypted"), ("interpreter", "venv")} <= {*keys}
+    assert documented(shown.partition(".SH KEYS")[2].partition(".SH ")[0]) == [*dict.fromkeys(keys)]
+    of_file = documented(shown.partition(".SH DESCRIPTION")[2].partition(".SH ")[0])
+    assert of_file == [*keys_of(definitions["jobs_file"])] == [("jobs",), ("defaults",)]
 
 
 def test_no_line_of_a_text_is_taken_for_a_request(pages: dict[str, str]) -> None:

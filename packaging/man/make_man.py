@@ -4,7 +4,7 @@
     PYTHONPATH=. python3 packaging/man/make_man.py DIRECTORY
 
 Words that are nowhere else are in the *.man files beside this one: man(7) with `@COMMANDS@`, `@COMMON@`, `@KEYS@`,
-`@VERSION@`, `@USAGE@` or `@OPTIONS:command@` where something is put in.
+`@FILEKEYS@`, `@VERSION@`, `@USAGE@` or `@OPTIONS:command@` where something is put in.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sdcron.sdk import main as job_command
 
 HERE = Path(__file__).resolve().parent
 _COMMON = frozenset({"--user", "--root", "--backend", "--json", "--help"})
+_JOB = "#/$defs/job"
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -120,22 +121,34 @@ def key(name: str, value: dict[str, Any], definitions: dict[str, Any]) -> list[s
     lines += [".br", paragraph(" ".join(facts))] if facts else []
     for each in whole.get("examples", ()):
         lines += [".br", f"\\fB{roff(name)}:\\fR {roff(written(each))}"]
-    below = [whole, *whole.get("anyOf", ())]
-    members = {more: part for each in below for more, part in each.get("properties", {}).items()}
-    if members:
+    # The keys of a job are told once.
+    below = {} if value.get("$ref") == _JOB else members(whole)
+    each_one = whole.get("additionalProperties")
+    if not below and isinstance(each_one, dict) and each_one.get("$ref") != _JOB:
+        below = members(resolved(each_one, definitions))
+        lines += [".br", "Each of them may be a map of:"] if below else []
+    if below:
         lines.append(".RS")
-        for more, part in members.items():
+        for more, part in below.items():
             lines += key(more, part, definitions)
         lines.append(".RE")
     return lines
 
 
-def keys() -> str:
-    """Every key of sdcron-job(5), in the order of the schema."""
-    whole = schema()
-    definitions = whole["$defs"]
+def members(whole: dict[str, Any]) -> dict[str, Any]:
+    """The keys below one: of the map that it is, or may be, or of those in the list."""
+    found = dict(whole.get("properties", {}))
+    parts = [each for word in ("anyOf", "oneOf", "allOf") for each in whole.get(word, ())]
+    for part in (*parts, whole.get("items", {})):
+        found |= members(part) if part else {}
+    return found
+
+
+def keys(of: str) -> str:
+    """Every key of sdcron-job(5), of a job or of a file, in the order of the schema."""
+    definitions = schema()["$defs"]
     return "\n".join(
-        line for name, value in definitions["job"]["properties"].items() for line in key(name, value, definitions)
+        line for name, value in definitions[of]["properties"].items() for line in key(name, value, definitions)
     )
 
 
@@ -149,7 +162,14 @@ def page(source: Path) -> str:
         job_command(["--help"])
     usage = "\n".join(f"\\&{roff(line.removeprefix('usage: ').strip())}" for line in told.getvalue().splitlines())
     common = options(group.commands["list"], common=True)
-    parts = {"@COMMANDS@": commands(), "@COMMON@": common, "@KEYS@": keys(), "@VERSION@": __version__, "@USAGE@": usage}
+    parts = {
+        "@COMMANDS@": commands(),
+        "@COMMON@": common,
+        "@KEYS@": keys("job"),
+        "@FILEKEYS@": keys("jobs_file"),
+        "@VERSION@": __version__,
+        "@USAGE@": usage,
+    }
     for mark, put in parts.items():
         text = text.replace(mark, put)
     return text
