@@ -65,13 +65,17 @@ def drop_ins_of(place: Place) -> Found:
         raise UsageError("drop-in directories are for the machine's own systemd", hint)
     if not has_generator(place.paths):
         raise UsageError("the drop-in directories need sdcron's generator, which its Debian package has", hint)
-    applied = read_installed(place.paths, retries=False).jobs
-    return find(place.paths.drop_in_dirs, {name: job.source for name, job in applied.items() if job.generated})
+    return _found(place.paths)
 
 
 def read_drop_ins(place: Place) -> JobSet:
     """The jobs of the drop-in directories, wherever they are to run. Raises JobFileError, SdcronError."""
-    return read_files(find(system_paths(place.paths.root).drop_in_dirs).as_paths(), file_context(place))
+    return read_files(_found(system_paths(place.paths.root)).as_paths(), file_context(place))
+
+
+def _found(paths: Paths) -> Found:
+    applied = read_installed(paths, retries=False).jobs
+    return find(paths.drop_in_dirs, {name: job.source for name, job in applied.items() if job.generated})
 
 
 def is_dropped_in(place: Place, source: str) -> bool:
