@@ -220,9 +220,9 @@ def plan_of(place: Place, draft: Draft) -> Plan:
 
 def _pending(place: Place, path: Path, timers: Mapping[str, UnitState] | None) -> tuple[Change, ...]:
     """What else an apply of all the drop-in directories would change, beside the jobs of that file."""
-    # One that has mistakes keeps nobody from putting right another.
+    # One that has mistakes keeps nobody from putting right another, and is told of when they are applied.
     with suppress(JobFileError):
-        changes = plan_paths(place, (), timers).plan.changes
+        changes = plan_paths(place, (), timers, lenient=True).plan.changes
         return tuple(change for change in changes if change.source != str(path))
     return ()
 

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron.cli import run
+from sdcron import editing, operations
+from sdcron.cli import applying, run, writing
+from sdcron.installed import read_installed
+from sdcron.place import Place
+from tests.fake_backend import FakeBackend
 from tests.test_generator import DAILY, Root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
     return Root(tmp_path / "root")
+
+
+@pytest.fixture
+def sdcron(
+    root: Root, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """A command on that machine, whose service manager is in memory; exit code, stdout, stderr."""
+    backend = FakeBackend(root.paths)
+    for module in (applying, writing):
+        monkeypatch.setattr(module, "place_of", lambda *_, **__: Place(root.paths))
+    for module in (editing, operations):
+        monkeypatch.setattr(module, "connect", lambda _: nullcontext(backend))
+    monkeypatch.setattr(operations, "keep_recording", lambda *_, **__: None)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = run([*arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 def test_a_file_that_was_cut_off_is_a_mistake_to_validate_as_it_is_to_apply(
@@ -32,3 +58,24 @@ def test_a_file_that_was_cut_off_is_a_mistake_to_validate_as_it_is_to_apply(
     assert run(["validate", "--root", str(root.root), "--user"]) == 3
     (root.etc / "a.yaml").unlink()
     assert run(["validate", "--root", str(root.root)]) == 0
+
+
+def test_an_edit_is_applied_whatever_is_wrong_in_another_file_and_that_is_told(
+    root: Root, monkeypatch: pytest.MonkeyPatch, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    root.write(root.etc, a=DAILY, b=DAILY)
+    assert sdcron("apply")[0] == 0
+    root.write(root.etc, b="schedule: x\ncommand: /bin/true\n", new=DAILY)
+    (root.root / "editor").write_text("#!/bin/sh\necho 'description: edited' >>\"$1\"\n")
+    (root.root / "editor").chmod(0o755)
+    monkeypatch.setenv("EDITOR", str(root.root / "editor"))
+    code, out, err = sdcron("edit", "a")
+    assert (root.etc / "a.yaml").read_text() == f"{DAILY}description: edited\n"
+    jobs = read_installed(root.paths).jobs
+    assert (sorted(jobs), jobs["a"].description) == (["a", "b", "new"], "edited")
+    # What it shows before it asks is what it does then.
+    plan = ["~ change a", "+ add new"]
+    assert out.splitlines()[-5:] == [*plan, *plan, "1 added, 1 changed, 0 unchanged"]
+    assert code == 3
+    assert err.startswith(f"{root.etc}/b.yaml:1:11: ")
+    assert err.endswith("sdcron: 1 problem, what has them is left as it was, all else is applied\n")

@@ -109,13 +109,14 @@ def edit(
         editing.keep(draft, render.note)
         raise
     draft.forget()
+    # The drop-in files are applied as one; a mistake in another is told, and keeps nobody from this.
     every = dropped.is_dropped_in(place, str(path))
     apply(
         [] if every else [path],
         dry_run=False,
         prune=True,
         transient=False,
-        lenient=False,
+        lenient=every,
         yes=True,
         user=user,
         root=root,
