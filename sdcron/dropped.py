@@ -38,6 +38,7 @@ APPLY_UNIT = "sdcron.service"
 _EARLY = "early\n"
 _MACHINE = ("hostname", "localtime", "machine-id", "timezone")
 """In /etc: what tells one machine from another. The generator's shell script has the same names."""
+"""What applies the drop-in directories at a boot."""
 _GENERATOR = "systemd/system-generators/sdcron-generator"
 _GENERATOR_DIRS = ("run", "etc", "usr/local/lib", "usr/lib")
 """systemd.generator(7), below the root."""
@@ -191,8 +192,13 @@ def has_generator(paths: Paths) -> bool:
     return any((paths.root / parent / _GENERATOR).exists() for parent in _GENERATOR_DIRS)
 
 
-def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> tuple[Problem, ...]:
-    """Apply it, see Applier.carry_out; returns what was left out, and what does not start where that stops no other."""
+def carry_out(
+    place: Place, applier: Applier | LocalApplier, wanted: Wanted, backend: Backend | None = None
+) -> tuple[Problem, ...]:
+    """Apply it, see Applier.carry_out; returns what was left out, and what does not start where that stops no other.
+
+    What was told of mistakes in the drop-in directories ends with the last.
+    """
     if wanted.digests is None or isinstance(applier, LocalApplier):
         applier.carry_out(wanted.plan)
         return wanted.problems
@@ -204,6 +210,9 @@ def carry_out(place: Place, applier: Applier | LocalApplier, wanted: Wanted) -> 
         problems += [Problem(change.source, 0, 0, str(error), hint=error.hint) for error in told]
     if not problems:
         place.paths.generator_log.unlink(missing_ok=True)
+        with suppress(BackendError):
+            # What a boot could not do is done.
+            backend.reset_failed([APPLY_UNIT]) if backend is not None else None
     return tuple(problems)
 
 

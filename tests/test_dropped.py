@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron import editing, operations
+from sdcron import dropped, editing, generate, operations
+from sdcron.apply import Applier
 from sdcron.cli import applying, run, writing
+from sdcron.errors import BackendError
 from sdcron.installed import read_installed
 from sdcron.place import Place
 from tests.fake_backend import FakeBackend
 from tests.test_generator import DAILY, Root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
@@ -79,3 +81,38 @@ def test_an_edit_is_applied_whatever_is_wrong_in_another_file_and_that_is_told(
     assert code == 3
     assert err.startswith(f"{root.etc}/b.yaml:1:11: ")
     assert err.endswith("sdcron: 1 problem, what has them is left as it was, all else is applied\n")
+
+
+def test_what_a_boot_could_not_do_is_no_failure_any_more_once_it_is_done(root: Root) -> None:
+    assert dropped._APPLY_UNIT == generate.APPLY_UNIT
+
+    class Manager(FakeBackend):
+        def reset_failed(self, names: Sequence[str]) -> None:
+            super().reset_failed(names)
+            if [*names] == ["sdcron.service"]:
+                raise BackendError("no permission")
+
+    manager = Manager(root.paths)
+
+    def asked(*, lenient: bool = False) -> list[str]:
+        manager.calls.clear()
+        wanted = dropped.plan_paths(Place(root.paths), (), manager.active_timers(), lenient=lenient)
+        dropped.carry_out(Place(root.paths), Applier(root.paths, manager), wanted, manager)
+        return [call for call in manager.mutations() if call.startswith("reset_failed sdcron.")]
+
+    root.write(root.etc, a=DAILY, bad="schedule: x\n")
+    assert asked(lenient=True) == []
+    root.write(root.etc, bad=DAILY)
+    # Where it cannot be, that is no failure of the apply.
+    assert asked() == ["reset_failed sdcron.service"]
+    assert asked(lenient=True) == ["reset_failed sdcron.service"]
+
+
+def test_an_apply_by_hand_resets_what_the_boot_has_left_failed(
+    root: Root, monkeypatch: pytest.MonkeyPatch, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(FakeBackend, "reset_failed", lambda _, names: calls.extend(names))
+    root.write(root.etc, a=DAILY)
+    assert sdcron("apply")[0] == 0
+    assert "sdcron.service" in calls

@@ -150,7 +150,7 @@ def apply(
             render.plan(todo, diffs=False)
             if not typer.confirm(f"Remove {', '.join(removed)}?"):
                 raise typer.Exit(ExitCode.FAILED)
-        problems = dropped.carry_out(place, applier, wanted)
+        problems = dropped.carry_out(place, applier, wanted, manager)
         desired.remember(place, wanted.desired)
         there = bool(wanted.desired.same or wanted.desired.compiled)
         operations.keep_recording(place, manager, notes.append, jobs=there)
