@@ -45,7 +45,7 @@ class Installed:
     def engine(self, jobs: Path) -> subprocess.Popen[bytes]:
         """An engine that runs these, and says what it does in a file."""
         with (self.home / "said").open("wb") as said:
-            command = [self.place / "bin/sdcron", "engine", jobs, "--root", self.root]
+            command = [f"{self.place}/bin/sdcron", "engine", str(jobs), "--root", str(self.root)]
             return subprocess.Popen(command, cwd=self.home, env=self.environment, stdout=said, stderr=said)
 
     def processes(self) -> dict[int, str]:
