@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcron.errors import JobFileError, Problem
-from sdcron.operations import compile_jobs, file_context, known_jobs
+from sdcron.errors import JobFileError, Problem, SdcronError
+from sdcron.operations import compile_jobs, file_context, known_jobs, read_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from sdcron.backends import UnitState
     from sdcron.job import Job
@@ -188,6 +189,25 @@ def _applied_the_other_way(place: Place, jobs: Sequence[CompiledJob]) -> tuple[P
         for job in jobs
         if service_name(job.name) in names
     )
+
+
+def told_by(place: Place, error: JobFileError, paths: Sequence[Path] = ()) -> str:
+    """The command that tells of these mistakes: what is in a file by itself, or what is between those to be applied.
+
+    `paths` are these, none of them the drop-in directories.
+    """
+    wrong = sorted({problem.path for problem in error.problems})
+    found: set[str] = set()
+    try:
+        # Of a job that there is not any more, no file is known.
+        read_jobs(place, [Path(path) for path in wrong if path])
+    except JobFileError as alone:
+        found = set(map(str, alone.problems))
+    except SdcronError:
+        pass  # it is gone, or is no job file
+    if found.issuperset(map(str, error.problems)):
+        return shlex.join(["sdcron", "validate", *wrong])
+    return shlex.join(["sdcron", "plan", *map(str, paths)])
 
 
 def remember(place: Place, desired: Desired) -> None:

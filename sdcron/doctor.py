@@ -239,8 +239,8 @@ def _drift(place: Place, backend: Backend | None, directory: str, jobs: list[Ins
         wanted = desired.read_desired(place, [Path(source) for source in sources], timers)
         todo = desired.plan_jobs(place, wanted, timers, prune=True)
     except JobFileError as error:
-        wrong = sorted({problem.path for problem in error.problems})
-        yield Finding("warning", f"{directory}: {error.message}", f"sdcron validate {shlex.join(wrong)}")
+        advice = desired.told_by(place, error, [Path(source) for source in sources])
+        yield Finding("warning", f"{directory}: {error.message}", advice)
         return
     for change in todo.changes:
         source = shlex.quote(change.source)
@@ -264,8 +264,7 @@ def _dropped_in(place: Place, backend: Backend | None) -> Iterator[Finding]:
             return
         changes = dropped.plan_paths(place, (), backend.active_timers()).plan.changes
     except JobFileError as error:
-        wrong = sorted({problem.path for problem in error.problems})
-        yield Finding("warning", f"the drop-in directories: {error.message}", f"sdcron validate {shlex.join(wrong)}")
+        yield Finding("warning", f"the drop-in directories: {error.message}", desired.told_by(place, error))
         return
     except SdcronError as error:
         yield Finding("warning", error.message, error.hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,7 +260,7 @@ def check_removal(place: Place, jobs: Iterable[Before], files: Collection[Path])
     for job in jobs:
         source = Path(job.source)
         if job.generated and (source not in files or source.name in hidden):
-            mask = f"ln -sf /dev/null {place.paths.drop_in_dirs[0]}/{source.name}"
+            mask = f"ln -sf /dev/null {shlex.quote(f'{place.paths.drop_in_dirs[0]}/{source.name}')}"
             raise UsageError(
                 f"{job.name} is of {source}, and would be back",
                 f"remove that file, or hide what a package has: {mask}; then: sdcron apply",

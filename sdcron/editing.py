@@ -120,10 +120,11 @@ def source_of(place: Place, job: str) -> Path:
     """The file of an applied job. Raises UsageError if that is not there, or is no job file, and SdcronError."""
     path = Path(find_job(place, job).source)
     if job not in applied_jobs(place.paths):
-        raise UsageError(f"{job} is transient", f"edit {path}, and then: sdcron apply --transient {path}")
+        again = f"edit that, and then: sdcron apply --transient {shlex.quote(str(path))}"
+        raise UsageError(f"{job} is transient, of {path}", again)
     if path.parent == _of_packages(place):
-        own = place.paths.drop_in_dirs[0]
-        raise UsageError(f"{path} is a package's", f"cp {path} {own}/, edit that, and then: sdcron apply")
+        copy = shlex.join(["cp", str(path), f"{place.paths.drop_in_dirs[0]}/"])
+        raise UsageError(f"{path} is a package's", f"{copy}, edit that, and then: sdcron apply")
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{job} comes from {path}, which is no job file", "change that itself")
     try:
@@ -304,7 +305,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise SdcronError(f"{path} is not UTF-8", "save it as UTF-8") from error
     except OSError as error:
-        hint = _AS_OWNER if isinstance(error, PermissionError) else f"see: ls -l {path}"
+        hint = _AS_OWNER if isinstance(error, PermissionError) else f"see: ls -l {shlex.quote(str(path))}"
         raise SdcronError(f"{path} cannot be read: {error.strerror}", hint) from error
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import stat
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -211,7 +212,7 @@ class _Reading:
         if not stat.S_ISREG(mode):
             self._warn(parts, "is not a file", "only files and links to files can be run")
         elif not os.access(path, os.X_OK):
-            hint = f"run chmod +x {self._shown(parts)}, or keep it elsewhere"
+            hint = f"run chmod +x {shlex.quote(self._shown(parts))}, or keep it elsewhere"
             self._warn(parts, "is not executable, so it is no job", hint)
         else:
             return self._is_sound(parts, path, "file")
@@ -243,7 +244,8 @@ class _Reading:
                 f"{which}belongs to uid {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}: "
                 "others may write to it, so they decide what runs"
             )
-            self._warn(parts, message, f"run: chown root: {shown} && chmod go-w {shown}")
+            typed = shlex.quote(shown)
+            self._warn(parts, message, f"run: chown root: {typed} && chmod go-w {typed}")
             return False
         return True
 

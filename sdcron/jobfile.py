@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -272,10 +273,10 @@ def _writable(shown: str, status: os.stat_result, what: str) -> Problem | None:
     reasons = []
     if status.st_uid not in {0, os.getuid()}:
         reasons.append(f"belongs to uid {status.st_uid}, not to root")
-        commands.append(f"chown root: {shown}")
+        commands.append(f"chown root: {shlex.quote(shown)}")
     if status.st_mode & _OTHERS_MAY_WRITE:
         reasons.append(f"may be written by others (mode {stat.S_IMODE(status.st_mode):04o})")
-        commands.append(f"chmod go-w {shown}")
+        commands.append(f"chmod go-w {shlex.quote(shown)}")
     if not reasons:
         return None
     return Problem(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcron.backends.local import LocalBackend
-from sdcron.desired import plan_jobs, read_desired
+from sdcron.desired import plan_jobs, read_desired, told_by
 from sdcron.errors import BackendError, JobFileError, SdcronError
 from sdcron.findings import Finding, pause_finding
 from sdcron.local_jobs import LocalJob, read_local
@@ -66,7 +67,8 @@ def _others_may_write(path: Path) -> Finding | None:
     if status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
     what = f"others than the engine's user may write {path}, and so run anything as that user"
-    return Finding("error", what, f"chown {os.geteuid()} {path} && chmod go-w {path}")
+    typed = shlex.quote(str(path))
+    return Finding("error", what, f"chown {os.geteuid()} {typed} && chmod go-w {typed}")
 
 
 def _applied(place: Place, jobs: Mapping[str, LocalJob]) -> Iterator[Finding]:
@@ -83,8 +85,7 @@ def _applied(place: Place, jobs: Mapping[str, LocalJob]) -> Iterator[Finding]:
         todo = plan_jobs(place, read_desired(place, there, None), None, prune=True) if there else None
     except JobFileError as error:
         drifted = True
-        wrong = " ".join(sorted({problem.path for problem in error.problems}))
-        yield Finding("warning", error.message, f"sdcron validate {wrong}")
+        yield Finding("warning", error.message, told_by(place, error, there))
         todo = None
     for change in todo.changes if todo is not None else ():
         drifted = True

@@ -7,6 +7,7 @@ JSON: the job's name, where it comes from, since when its times count, and its c
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -251,7 +252,7 @@ def _job_of_line(line: str) -> dict[str, LocalJob]:
 
 
 def _anew(path: Path) -> str:
-    return f"move it away and apply the job files again: mv {path} {path}.damaged"
+    return f"move it away and apply the job files again: {shlex.join(['mv', str(path), f'{path}.damaged'])}"
 
 
 def _check_head(path: Path, head: object) -> None:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def _refusal(path: Path, error: OSError) -> Exception:
             f"{path} is not a regular file", "move away what is there: sdcron writes its log under this name"
         )
     if error.errno in _NOT_ALLOWED:
-        hint = f"see who owns it: ls -ld {path.parent} {path}"
+        hint = f"see who owns it: {shlex.join(['ls', '-ld', str(path.parent), str(path)])}"
         return SdcronError(f"{path} cannot be written: {error.strerror}", hint)
     return error
 

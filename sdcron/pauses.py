@@ -8,6 +8,7 @@ cannot begin with a dot. Who changes marks holds the apply lock, and has an Appl
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ def read_pauses(paths: Paths) -> Pauses:
     except OSError as error:
         # Not "nothing is paused": jobs would run by accident.
         what = f"which jobs are paused cannot be read: {paths.paused_dir}: {error.strerror}"
-        raise SdcronError(what, f"see: ls -ld {paths.paused_dir}") from error
+        raise SdcronError(what, f"see: ls -ld {shlex.quote(str(paths.paused_dir))}") from error
     jobs = {name: _read(paths, name) for name in names if not name.startswith(".")}
     return Pauses(jobs, _read(paths, ALL) if ALL in names else None, _owed(paths) if OWED in names else ())
 

@@ -8,6 +8,7 @@ between two starts are texts that only the collector reads.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -375,7 +376,7 @@ def _guarded(path: Path) -> Iterator[None]:
         if code in _DAMAGED:
             raise DamagedStoreError(f"{path} is damaged: {error}", "") from error
         full = code == sqlite3.SQLITE_FULL
-        hint = "free space there" if full else f"see who uses it: fuser {path}"
+        hint = "free space there" if full else f"see who uses it: fuser {shlex.quote(str(path))}"
         if not os.access(path.parent, os.W_OK):
             hint = "run it as root (sudo)"
         raise StoreWriteError(f"{path}: {error}", hint) from error

@@ -134,6 +134,25 @@ def test_a_bad_job_file_is_a_warning_and_not_the_end(root: Path, tmp_path: Path)
     assert finding.advice == f"sdcron validate {tmp_path}/jobs/backup.yaml"
 
 
+def test_a_mistake_between_files_is_told_by_plan_and_not_by_validate(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "jobs/backup.yaml").write_text("command: x\nafter: nobody\n")
+    [finding] = found(root, "warning")
+    assert finding.advice == f"sdcron plan {tmp_path}/jobs/backup.yaml"
+    assert run(["plan", f"{tmp_path}/jobs/backup.yaml", "--root", str(root)]) == 3
+    assert run(["validate", f"{tmp_path}/jobs/backup.yaml", "--root", str(root)]) == 0
+
+
+def test_a_path_with_a_space_can_be_typed_as_it_is_advised(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "my jobs").mkdir(mode=0o755)
+    (tmp_path / "my jobs/x.yaml").write_text("command: x\n")
+    (tmp_path / "my jobs/x.yaml").chmod(0o644)
+    place = ("--root", str(root), "--backend", "local")
+    assert run(["apply", str(tmp_path / "my jobs"), *place]) == 0
+    (tmp_path / "my jobs/x.yaml").write_text("comand: x\n")
+    findings = examine(make_place(user=False, root=root, backend="local"))
+    assert f"sdcron validate '{tmp_path}/my jobs/x.yaml'" in {finding.advice for finding in findings}
+
+
 def test_an_apply_that_was_cut_off_is_an_error(root: Path) -> None:
     (root / "var/lib/sdcron/apply.journal").write_text("{}")
     [finding] = found(root, "error")

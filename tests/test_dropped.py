@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import pytest
 from sdcron import dropped, editing, generate, operations
 from sdcron.apply import Applier
 from sdcron.cli import applying, run, writing
-from sdcron.errors import BackendError
+from sdcron.doctor import examine
+from sdcron.errors import BackendError, UsageError
 from sdcron.installed import read_installed
 from sdcron.place import Place
+from tests.compiled import compiled, install
 from tests.fake_backend import FakeBackend
 from tests.test_generator import DAILY, Root
 
@@ -116,3 +119,40 @@ def test_an_apply_by_hand_resets_what_the_boot_has_left_failed(
     root.write(root.etc, a=DAILY)
     assert sdcron("apply")[0] == 0
     assert "sdcron.service" in calls
+
+
+def test_doctor_names_the_command_that_tells_of_a_mistake(
+    root: Root, monkeypatch: pytest.MonkeyPatch, sdcron: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr("sdcron.doctor._collector", lambda *_: ())
+
+    def advised() -> list[str]:
+        return [finding.advice for finding in examine(Place(root.paths)) if "the drop-in directories" in finding.what]
+
+    root.write(root.etc, a=DAILY)
+    assert sdcron("apply")[0] == 0
+    root.write(root.etc, **{"with space": "schedule: x\n"})
+    assert advised() == [f"sdcron validate '{root.etc}/with space.yaml'"]
+    (root.etc / "with space.yaml").unlink()
+    # In each file by itself there is nothing wrong.
+    for text in (f"name: a\n{DAILY}", f"{DAILY}after: nobody\n", f"{DAILY}ping: https://example.org/x\n"):
+        root.write(root.etc, b=text)
+        assert sdcron("plan")[0] == 3
+        assert advised() == ["sdcron plan"]
+    root.write(root.etc, b="")
+    install(root.paths, [compiled("b", directory="/srv/jobs")])
+    root.write(root.etc, b=DAILY)
+    assert advised() == ["sdcron plan"]
+
+
+def test_a_path_is_quoted_in_a_command_to_type(root: Root, sdcron: Callable[..., tuple[int, str, str]]) -> None:
+    root.write(root.usr, **{"it's here": f"name: a\n{DAILY}"})
+    assert sdcron("apply")[0] == 0
+    code, _, told = sdcron("edit", "a")
+    copy = ["cp", f"{root.usr}/it's here.yaml", f"{root.etc}/,"]
+    assert (code, shlex.split(told.partition("hint: ")[2])[:3]) == (2, copy)
+    [job] = read_installed(root.paths).jobs.values()
+    with pytest.raises(UsageError) as refused:
+        dropped.check_removal(Place(root.paths), [job], [])
+    mask = ["ln", "-sf", "/dev/null", f"{root.etc}/it's here.yaml;"]
+    assert shlex.split(refused.value.hint.partition("has: ")[2])[:4] == mask

@@ -99,6 +99,13 @@ def test_a_new_file_says_what_its_options_say_and_is_valid(tmp_path: Path, sdcro
     assert (made.description, made.user, made.retry is not None) == (options["description"], "nobody", True)
 
 
+def test_where_the_new_file_is_can_be_typed_as_it_is_told(tmp_path: Path, sdcron: Sdcron) -> None:
+    (tmp_path / "my jobs").mkdir()
+    _, _, words = sdcron("new", "hello", "-d", tmp_path / "my jobs")
+    typed = f"'{tmp_path}/my jobs/hello.yaml'"
+    assert words == f"edit it, then: sdcron validate {typed}, sdcron apply {typed}\n"
+
+
 @given(st.text())
 def test_any_text_is_one_value_of_the_new_file(text: str) -> None:
     written = job_template("x", {"description": text})

@@ -554,6 +554,9 @@ def test_a_file_that_others_may_write_is_refused_as_cron_does(tmp_path: Path) ->
     (problem,) = secure(path)
     assert problem.message == "this file may be written by others (mode 0664), so others decide what runs"
     assert problem.hint == f"run: chmod go-w {path}"
+    spaced = path.rename(tmp_path / "x y.yaml")
+    assert f"run: chmod go-w '{spaced}'" in {problem.hint for problem in secure(spaced)}
+    spaced.rename(path)
     assert read_file(path, CONTEXT)[1] == ()
     assert read_file(path, Context(root_owned_only=True))[0] == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -42,10 +43,11 @@ def new(
         values |= {key: _ask(name, key) for key in _ASKED if key not in values}
     path = editing.new_job_file(name, directory, values)
     render.line(str(path))
-    edit_it = "" if "command" in values else f"edit it, then: sdcron validate {path}, "
+    typed = shlex.quote(str(path))
+    edit_it = "" if "command" in values else f"edit it, then: sdcron validate {typed}, "
     # Drop-in files are applied as one.
     dropped_in = str(directory.resolve()) in map(str, system_paths().drop_in_dirs)
-    render.note(f"{edit_it or 'next: '}sdcron apply{'' if dropped_in else f' {path}'}")
+    render.note(f"{edit_it or 'next: '}sdcron apply{'' if dropped_in else f' {typed}'}")
 
 
 def _ask(name: str, key: str) -> str:
