@@ -14,10 +14,11 @@ from sdcron.cli import applying, run, writing
 from sdcron.doctor import examine
 from sdcron.errors import BackendError, UsageError
 from sdcron.installed import read_installed
+from sdcron.paths import DROP_IN_DIRS
 from sdcron.place import Place
 from tests.compiled import compiled, install
 from tests.fake_backend import FakeBackend
-from tests.test_generator import DAILY, Root
+from tests.test_generator import CHECKOUT, DAILY, Root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -143,6 +144,14 @@ def test_doctor_names_the_command_that_tells_of_a_mistake(
     install(root.paths, [compiled("b", directory="/srv/jobs")])
     root.write(root.etc, b=DAILY)
     assert advised() == ["sdcron plan"]
+
+
+def test_the_packages_readme_tells_of_every_directory_and_of_what_purge_does_with_it() -> None:
+    text = " ".join((CHECKOUT / "debian/sdcron.README.Debian").read_text().split())
+    of_purge = text.partition('"apt purge sdcron". ')[2]
+    for directory in DROP_IN_DIRS:
+        assert text.count(f"/{directory}") > 1, directory
+        assert f"/{directory}" in of_purge, directory
 
 
 def test_a_path_is_quoted_in_a_command_to_type(root: Root, sdcron: Callable[..., tuple[int, str, str]]) -> None:
