@@ -35,11 +35,10 @@ if TYPE_CHECKING:
     from sdcron.plan import Before, Plan
 
 APPLY_UNIT = "sdcron.service"
-"""What applies them at a boot."""
+"""What applies the drop-in directories at a boot."""
 _EARLY = "early\n"
 _MACHINE = ("hostname", "localtime", "machine-id", "timezone")
 """In /etc: what tells one machine from another. The generator's shell script has the same names."""
-"""What applies the drop-in directories at a boot."""
 _GENERATOR = "systemd/system-generators/sdcron-generator"
 _GENERATOR_DIRS = ("run", "etc", "usr/local/lib", "usr/lib")
 """systemd.generator(7), below the root."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sdcron import dropped, editing, generate, operations
+from sdcron import dropped, editing, operations
 from sdcron.apply import Applier
 from sdcron.cli import applying, run, writing
 from sdcron.doctor import examine
@@ -88,8 +88,6 @@ def test_an_edit_is_applied_whatever_is_wrong_in_another_file_and_that_is_told(
 
 
 def test_what_a_boot_could_not_do_is_no_failure_any_more_once_it_is_done(root: Root) -> None:
-    assert dropped._APPLY_UNIT == generate.APPLY_UNIT
-
     class Manager(FakeBackend):
         def reset_failed(self, names: Sequence[str]) -> None:
             super().reset_failed(names)

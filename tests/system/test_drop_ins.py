@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.machine import Machine
     from tests.rootfs import Release
 
-ETC, USR = "/etc/sdcron/jobs.d", "/usr/lib/sdcron/jobs.d"
+ETC, RUN, USR = "/etc/sdcron/jobs.d", "/run/sdcron/jobs.d", "/usr/lib/sdcron/jobs.d"
 DAILY = "schedule: '@daily'\ncommand: /bin/true\n"
 #: A package that brings a job file, and one for administrators to edit.
 OTHER = """
@@ -45,6 +45,16 @@ def fragment(machine: Machine, unit: str) -> str:
     return machine.show(unit, "FragmentPath")["FragmentPath"]
 
 
+def began(machine: Machine, unit: str) -> int:
+    """When it was active first, in microseconds since the machine was switched on."""
+    return int(machine.show(unit, "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"])
+
+
+def applied_at_boot(machine: Machine) -> str:
+    """What sdcron.service has said in this boot."""
+    return machine.run(["journalctl", "-b", "-q", "-u", "sdcron.service", "-o", "cat"]).stdout
+
+
 @pytest.mark.timeout(600)
 def test_what_is_dropped_in_is_applied_and_comes_back_with_every_boot(release: Release) -> None:
     with installed(release, package_of(release)) as machine:
@@ -62,11 +72,17 @@ def test_what_is_dropped_in_is_applied_and_comes_back_with_every_boot(release: R
         assert "hidden" not in listed
         waiting = ["sdcron-often.timer", "sdcron-script.timer"]
         assert timers(machine) == waiting
-        # Nothing is read anew at a boot at which nothing has changed.
+        # Nothing is read anew at a boot at which nothing has changed, and no Python started by the generator.
+        noting = "import sys; sys.orig_argv[3:4] == ['sdcron.generate'] and open('/run/generated', 'a').write('x')"
+        machine.run(["sh", "-c", f'echo "{noting}" >/usr/lib/python3/dist-packages/noting.pth'])
         machine.poweroff()
         machine.boot()
         until(lambda: timers(machine) == waiting, 30, "they wait again")
-        assert machine.show("sdcron.service", "ActiveEnterTimestamp")["ActiveEnterTimestamp"] == ""
+        assert not machine.exists("/run/generated")
+        assert applied_at_boot(machine) == ""
+        assert fragment(machine, "sdcron-often.timer") == "/run/systemd/generator/sdcron-often.timer"
+        # They are among what the boot itself starts.
+        assert began(machine, "sdcron-often.timer") <= began(machine, "timers.target")
         assert "a script" in sdcron(machine, "run", "script", "--wait")
         # A pause outlives it too.
         sdcron(machine, "pause", "script")
@@ -74,6 +90,12 @@ def test_what_is_dropped_in_is_applied_and_comes_back_with_every_boot(release: R
         machine.poweroff()
         machine.boot()
         until(lambda: timers(machine) == waiting[:1], 30, "one waits again")
+        assert not machine.exists("/run/generated")
+        # What would have told of it does.
+        machine.write(f"{ETC}/edited.yaml", DAILY)
+        machine.run(["systemctl", "daemon-reload"])
+        assert machine.exists("/run/generated")
+        machine.run(["rm", f"{ETC}/edited.yaml"])
         sdcron(machine, "resume", "script")
         assert timers(machine) == waiting
         assert "all as the job files say" in sdcron(machine, "doctor", status=None)
@@ -109,13 +131,62 @@ def test_an_edit_runs_nothing_until_it_is_applied_or_the_machine_boots(release: 
         machine.poweroff()
         machine.boot()
         until(lambda: timers(machine) == ["sdcron-edited.timer", "sdcron-new.timer"], 60, "both wait")
+        until(lambda: "all else is applied" in applied_at_boot(machine), 30, "it has been applied")
+        said = applied_at_boot(machine)
         assert machine.show("sdcron.service", "Result")["Result"] == "exit-code"
-        said = machine.run(["journalctl", "-b", "-u", "sdcron.service", "-o", "cat"]).stdout
         assert f"{ETC}/bad.yaml:1:12: " in said
         assert "all else is applied" in said
         shown = machine.show("sdcron-edited.timer", "TimersCalendar")["TimersCalendar"]
         assert f"OnCalendar=*-*-* *:{minute}:00" in shown
         assert not machine.exists("/root/has-run")
+        # Once that is mended no unit is failed any more.
+        machine.run(["rm", f"{ETC}/bad.yaml"])
+        sdcron(machine, "apply")
+        assert machine.show("sdcron.service", "Result")["Result"] == "success"
+
+
+@pytest.mark.timeout(600)
+def test_a_file_hides_those_of_the_same_name_and_that_of_one_boot_goes_with_it(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+
+        def prints() -> str:
+            sdcron(machine, "apply")
+            [job] = json.loads(sdcron(machine, "list", "--json"))
+            return f"{job['source']}: {sdcron(machine, 'run', 'one', '--wait')}"
+
+        for directory in (RUN, ETC, USR):
+            machine.write(f"{directory}/one.yaml", f"schedule: '@daily'\ncommand: echo of {directory}\n")
+        assert prints() == f"{ETC}/one.yaml: of {ETC}\n"
+        machine.run(["rm", f"{ETC}/one.yaml"])
+        assert prints() == f"{RUN}/one.yaml: of {RUN}\n"
+        machine.poweroff()
+        machine.boot()
+        until(lambda: "change one" in applied_at_boot(machine), 60, "the boot has applied what there is now")
+        until(lambda: timers(machine) == ["sdcron-one.timer"], 30, "it waits")
+        assert prints() == f"{USR}/one.yaml: of {USR}\n"
+
+
+@pytest.mark.timeout(600)
+def test_a_boot_through_a_rescue_shell_is_one_boot(release: Release) -> None:
+    with installed(release, package_of(release)) as machine:
+        for name in ("bad", "good"):
+            text = f"schedule: ['@daily', '@reboot']\nmissed: skip\ncommand: touch /root/{name}-has-run\n"
+            machine.write(f"{ETC}/{name}.yaml", text)
+        sdcron(machine, "apply")
+        # As rescue.target, but that it is no maintenance.
+        shell = "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\nAllowIsolate=yes\n"
+        machine.write("/etc/systemd/system/shell.target", shell)
+        machine.run(["systemctl", "set-default", "shell.target"])
+        machine.poweroff()
+        machine.boot()
+        machine.run(["rm", f"{ETC}/bad.yaml"])
+        # What such a shell is left with: systemd-sulogin-shell(8).
+        machine.run(["systemctl", "daemon-reload"])
+        machine.run(["systemctl", "isolate", "--no-block", "multi-user.target"])
+        until(lambda: machine.exists("/root/good-has-run"), 60, "the boot goes on")
+        until(lambda: "remove bad" in applied_at_boot(machine), 60, "what has gone is removed")
+        assert timers(machine) == ["sdcron-good-boot.timer", "sdcron-good.timer"]
+        assert not machine.exists("/root/bad-has-run")
 
 
 #: As where /var has a file system of its own: generators run before it is mounted (systemd.generator(7)).
@@ -155,7 +226,11 @@ def test_what_is_applied_may_be_in_a_file_system_that_is_mounted_after_the_gener
 def test_a_package_brings_its_jobs_and_takes_them_with_it(release: Release) -> None:
     with installed(release, package_of(release)) as machine:
         machine.run(["sh", "-c", OTHER])
-        machine.run(["dpkg", "--install", "/var/tmp/other.deb"], env=PLAIN, timeout=120)
+        # Somebody's mistake keeps no package from bringing its jobs, and dpkg tells of it.
+        machine.write(f"{ETC}/bad.yaml", "schedule: x\ncommand: y\n")
+        said = machine.run(["dpkg", "--install", "/var/tmp/other.deb"], env=PLAIN, timeout=120)
+        assert f"{ETC}/bad.yaml:1:11: " in said.stderr
+        machine.run(["rm", f"{ETC}/bad.yaml"])
         assert timers(machine) == ["sdcron-brought.timer", "sdcron-own.timer"]
         until(lambda: "from the package" in sdcron(machine, "logs", "brought"), 30, "it has run")
         machine.run(["dpkg", "--remove", "other"], env=PLAIN, timeout=120)
