@@ -23,6 +23,27 @@ _LOCAL_ONLY = 1  # SD_JOURNAL_LOCAL_ONLY, sd_journal_open(3)
 _INVALIDATE = 2  # SD_JOURNAL_INVALIDATE, sd_journal_get_fd(3)
 _KEPT_ENTRIES = 5000
 """Entries after which the memory is given back that maps the files: a reader keeps all that it has looked at."""
+_EXPECTED: dict[str, tuple[str, bytes | None] | None] = {
+    "MESSAGE": None,
+    "SYSLOG_IDENTIFIER": None,
+    "PRIORITY": None,
+    "_PID": None,
+    "_UID": None,
+    "_STREAM_ID": ("_TRANSPORT", b"stdout"),
+    "_SYSTEMD_UNIT": ("_SYSTEMD_CGROUP", None),
+    "_SYSTEMD_INVOCATION_ID": ("_SYSTEMD_UNIT", None),
+    "MESSAGE_ID": ("SYSLOG_IDENTIFIER", b"systemd"),
+    "UNIT": ("INVOCATION_ID", None),
+    "INVOCATION_ID": ("MESSAGE_ID", None),
+    "USER_UNIT": ("USER_INVOCATION_ID", None),
+    "USER_INVOCATION_ID": ("MESSAGE_ID", None),
+    "EXIT_CODE": ("EXIT_STATUS", None),
+    "EXIT_STATUS": ("EXIT_CODE", None),
+}
+"""What a line or an event would be lost or misread without -> the field that is there as well if an entry has it: with
+this value, or with any; None where nearly every entry that is asked for it has it (systemd.journal-fields(7))."""
+_LOOKS_AFTER = tuple(0.001 * 2**look for look in range(8))
+"""Seconds between the looks for such a field: 0.255 in all; a busy machine keeps a process waiting for some ms."""
 _STDOUT_SOCKET = "/run/systemd/journal/stdout"
 _HEADER = b"sdcron-collector\n\n6\n0\n0\n0\n0\n"
 """What a program says of a stream to journald: identifier, unit, priority, and no to prefixes and forwarding."""
@@ -38,6 +59,7 @@ class Journal:
         """
         self._matches = tuple(matches)
         self._count = 0
+        self._complete_us = 0
         self._reader = self._open()
 
     def _open(self) -> Any:  # noqa: ANN401 - python3-systemd has no types
@@ -119,6 +141,8 @@ class Journal:
         self._count += 1
         if self._reader._next():
             return True
+        # By the time of the next entry the clock may have been set back.
+        self._complete_us = 0
         # New files may have come, and old ones gone.
         if self._reader.process() == _INVALIDATE:
             return bool(self._reader._next())
@@ -129,8 +153,55 @@ class Journal:
         try:
             value: bytes = self._reader._get(field)
         except KeyError:
-            return None
+            return self._look_again(field) if field in _EXPECTED else None
         except OSError:  # a damaged file: sd_journal_get_data(3), EBADMSG
+            return None
+        return value
+
+    def _look_again(self, field: str) -> bytes | None:
+        """A field that seems to be missing in the newest entry may be there in a moment.
+
+        journald shows an entry to readers first, and then tells each of its fields in two steps that it has one more;
+        libsystemd passes over a field that it finds between the two (check_object in systemd's journal-file.c; systemd
+        issue 40263). That is a matter of nanoseconds, but journald may have to wait for a processor in the middle. It
+        happens to values that are new to the file, as most lines are, and to one field at a time: another tells whether
+        this one is to come. Nothing needs to be moved or opened: the file is mapped, and every look reads it anew.
+        """
+        try:
+            got_us = self._reader._get_realtime()
+            if got_us < self._complete_us:
+                return None
+            for seconds in (*_LOOKS_AFTER, None):
+                # Before the look: what is not found in a complete entry will never be.
+                complete = got_us < self._find_complete()
+                value = self._find(field)
+                if value is not None or complete or seconds is None or not self._is_due(field):
+                    return value
+                time.sleep(seconds)
+        except OSError:  # the entry went while it was looked at
+            pass
+        return None
+
+    def _find_complete(self) -> int:
+        """The moment before which all entries are complete: that of the newest, as journald writes one at a time.
+
+        After the clock was set back the newest by its moment is an old one; then what is a second old is trusted.
+        """
+        newest_us, now_us = self._reader._get_end(), time.time_ns() // 1000
+        self._complete_us = int(newest_us) if newest_us <= now_us else now_us - 1_000_000
+        return self._complete_us
+
+    def _is_due(self, field: str) -> bool:
+        witness = _EXPECTED[field]
+        if witness is None:
+            return True
+        value = self._find(witness[0])
+        return value is not None and witness[1] in (None, value)
+
+    def _find(self, field: str) -> bytes | None:
+        try:
+            value: bytes = self._reader._get(field)
+        except KeyError:
             return None
         return value
 

@@ -264,3 +264,50 @@ def test_what_children_print_belongs_to_the_job(machine: Machine) -> None:
     printed = {name: (record["stdout"], record["stderr"]) for name, record in found.items()}
     assert printed == {name: (text, "err\n") for name, (_, text) in CHILDREN.items()}
     assert {record["outcome"] for record in found.values()} == {"success"}
+
+
+#: The newest entry of a journal file at rest, as a reader finds it between the two steps in which journald tells its
+#: line that it has one entry now (entry_offset, then n_entries); 50 ms later the second is done. The offsets are those
+#: of systemd's journal-def.h.
+TORN = """
+import glob, mmap, os, shutil, struct, sys, threading, time
+from systemd._reader import _Reader
+from sdcron.journal import Journal
+
+class Stored(Journal):
+    def _open(self):
+        return _Reader(0, "/root/torn")
+
+[path] = glob.glob("/var/log/journal/*/system.journal")
+os.makedirs("/root/torn")
+shutil.copy(path, "/root/torn/system.journal")
+with open("/root/torn/system.journal", "r+b") as file:
+    stored = mmap.mmap(file.fileno(), 0)
+line = sys.argv[1].encode()
+compact = struct.unpack_from("<I", stored, 12)[0] & 16
+n_entries = stored.find(b"MESSAGE=" + line) - (16 if compact else 8)
+assert struct.unpack_from("<Q", stored, n_entries)[0] == 1
+journal = Stored()
+journal.seek_tail()
+while journal.get("MESSAGE") != line:
+    assert journal._reader._previous()
+struct.pack_into("<Q", stored, 192, journal.realtime_us())
+for restored in (False, True):
+    struct.pack_into("<Q", stored, n_entries, 0)
+    try:
+        print(journal._reader._get("MESSAGE"))
+    except KeyError:
+        print("torn")
+    if restored:
+        threading.Timer(0.05, struct.pack_into, ("<Q", stored, n_entries, 1)).start()
+    print(journal.get("_STREAM_ID") is not None, (journal.get("MESSAGE") or b"").decode())
+"""
+
+
+def test_a_line_that_journald_has_half_told_readers_of_is_waited_for(machine: Machine) -> None:
+    line = "a line that is half told"
+    machine.run(["systemd-cat", "--identifier=torn", "echo", line])
+    until(lambda: line in machine.run(["journalctl", "--identifier=torn"]).stdout, 30, "the line is stored")
+    told = machine.run(["python3", "-c", TORN, line]).stdout
+    machine.run(["rm", "-r", "/root/torn"])
+    assert told.splitlines() == ["torn", "True ", "torn", f"True {line}"]
