@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -59,7 +60,7 @@ def apply_lock(paths: Paths, wait_seconds: float) -> Iterator[None]:
                 if time.monotonic() >= deadline:
                     raise LockHeldError(
                         f"another sdcron apply has been at work for {wait_seconds:.0f} s",
-                        f"wait for it; who holds it: fuser {paths.lock_file}",
+                        f"wait for it; who holds it: fuser {shlex.quote(str(paths.lock_file))}",
                     ) from None
                 time.sleep(_LOCK_POLL_SECONDS)
         yield

@@ -230,13 +230,17 @@ def begin_late(place: Place, backend: Backend | None) -> None:
     if not is_early and not left_out:
         return
     backend.reload()
+    installed = read_installed(place.paths)
     gone: set[str] = set()
-    with suppress(SdcronError):
-        found = drop_ins_of(place)
+    try:
+        gone |= installed.of_last_boot(place.paths, {*map(str, drop_ins_of(place).files)})
         changes = plan_paths(place, (), None, lenient=True).plan.changes
-        gone = {change.name for change in changes if change.after is None}
-        gone |= read_installed(place.paths).of_last_boot(place.paths, {*map(str, found.files)})
-    for name, job in read_installed(place.paths).jobs.items():
+        gone |= {change.name for change in changes if change.after is None}
+    except SdcronError:
+        if not is_early:
+            # Their files may be gone for good.
+            return
+    for name, job in installed.jobs.items():
         is_late = job.generated and (is_early or not left_out.isdisjoint(job.units))
         for timer in sorted(job.enabled) if is_late and name not in gone else ():
             with suppress(BackendError):

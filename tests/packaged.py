@@ -32,7 +32,6 @@ if [ -n "$5" ]; then
 fi
 dpkg-checkbuilddeps -I
 chown --recursive "$6" "$2"
-[ -z "$8" ] || find "$2" -exec touch --no-dereference --date="$8" {} +
 runuser --user "$6" -- dpkg-buildpackage --no-check-builddeps --build=full --no-sign
 for page in debian/man/*; do
     LC_ALL=C.UTF-8 MANROFFSEQ= MANWIDTH=80 man --warnings -E UTF-8 -l -Tutf8 -Z "$page" 2>&1 >/dev/null
@@ -42,11 +41,10 @@ done >/var/tmp/warnings
 
 @dataclass(frozen=True)
 class Package:
-    """A built package: its file name and bytes, its source's, what the build printed, and what lintian and man say."""
+    """A built package: its file name and bytes, what the build printed, and what lintian and man say of it."""
 
     name: str
     content: bytes
-    source: bytes
     log: str
     lintian: str
     warnings: str
@@ -67,26 +65,23 @@ def build(
     zone: str = "UTC",
     place: str = "/build",
     user: str = "root",
-    touched: str = "",
     tested: bool = False,
 ) -> Package:
     """Build the package on a machine of its own that has no network; with another `version` than the changelog's.
 
-    Its files are as old as they are in the checkout, or `touched` at that time. Where it is to be `tested`, its unit
-    tests are run, as whoever builds it has them run.
+    Where it is to be `tested`, its unit tests are run, as whoever builds it has them run.
     """
     options = "" if tested else "nocheck"
     with Machine(release, boot=False, kind=BUILD) as machine:
         (machine.disk / "var/tmp/files").write_text("".join(f"{name}\0" for name in tracked_files()))
-        words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options, touched]
+        words = [CHECKOUT_INSIDE, place, umask, zone, version, user, options]
         log = machine.run_off(["sh", "-c", _BUILD, "build", *words], timeout=1500 if tested else 600)
         [path] = (machine.disk / place.lstrip("/")).glob("*.deb")
-        [source] = (machine.disk / place.lstrip("/")).glob("*.tar.xz")
         # Errors and warnings end it with another status; and it must have come to its end.
         lint = "lintian --pedantic --display-info --tag-display-limit=0 --fail-on=error,warning"
         told = machine.run_off(["sh", "-c", f"{lint} {place}/*.changes; echo lintian: $?"])
         warnings = (machine.disk / "var/tmp/warnings").read_text()
-        return Package(path.name, path.read_bytes(), source.read_bytes(), log, told, warnings)
+        return Package(path.name, path.read_bytes(), log, told, warnings)
 
 
 #: Makes an archive of all packages in DEBS and of $1, of which alone apt installs from then on, as from any other.

@@ -672,6 +672,11 @@ def test_whatever_is_wrong_with_the_files_what_is_applied_begins_late(
     backend = FakeBackend(root.paths)
     dropped.begin_late(Place(root.paths), backend)
     assert "start sdcron-a.timer" in backend.mutations()
+    # Not what the boot has left out: its file may be gone.
+    shutil.rmtree(root.paths.generator_out)
+    backend = FakeBackend(root.paths)
+    dropped.begin_late(Place(root.paths), backend)
+    assert backend.mutations() == ["reload"]
 
 
 def raises(*_: object, **__: object) -> None:

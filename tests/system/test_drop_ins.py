@@ -185,7 +185,7 @@ def test_a_boot_through_a_rescue_shell_is_one_boot(release: Release) -> None:
         machine.run(["systemctl", "isolate", "--no-block", "multi-user.target"])
         until(lambda: machine.exists("/root/good-has-run"), 60, "the boot goes on")
         until(lambda: "remove bad" in applied_at_boot(machine), 60, "what has gone is removed")
-        assert timers(machine) == ["sdcron-good-boot.timer", "sdcron-good.timer"]
+        assert timers(machine) == ["sdcron-good.timer", "sdcron-good@boot.timer"]
         assert not machine.exists("/root/bad-has-run")
 
 
