@@ -64,8 +64,8 @@ KNOWN = {
     "out-of-date-standards-version": "the one of the oldest release that it is built for",
     "package-uses-old-debhelper-compat-version": "the newest that this release has",
     "package-supports-alternative-init-but-no-init.d-script": "it is for machines that run systemd",
-    "redundant-priority-optional-field": "not to the tools of that release",
-    "redundant-rules-requires-root-no-field": "nor is this",
+    "redundant-priority-optional-field": "the tools of the oldest release ask for it",
+    "redundant-rules-requires-root-no-field": "the oldest release builds as root without it",
     "override_dh_auto_test-does-not-check-DEB_BUILD_OPTIONS": "dh(1) does, from compatibility level 13 on",
     "package-contains-empty-directory": "it is for other packages to put job files in",
 }
