@@ -60,6 +60,8 @@ class Journal:
         self._matches = tuple(matches)
         self._count = 0
         self._complete_us = 0
+        self._end: str | None = None
+        """The cursor of the last entry, where there was no other after it: its file may not be there any more."""
         self._reader = self._open()
 
     def _open(self) -> Any:  # noqa: ANN401 - python3-systemd has no types
@@ -140,12 +142,16 @@ class Journal:
             give_back_pages(".journal")
         self._count += 1
         if self._reader._next():
+            self._end = None
             return True
+        with suppress(OSError):
+            self._end = str(self._reader._get_cursor())
         # By the time of the next entry the clock may have been set back.
         self._complete_us = 0
         # New files may have come, and old ones gone.
-        if self._reader.process() == _INVALIDATE:
-            return bool(self._reader._next())
+        if self._reader.process() == _INVALIDATE and self._reader._next():
+            self._end = None
+            return True
         return False
 
     def get(self, field: str) -> bytes | None:
@@ -210,8 +216,17 @@ class Journal:
         return int(self._reader._get_realtime())
 
     def cursor(self) -> str:
-        """What brings a reader back to this entry."""
-        return str(self._reader._get_cursor())
+        """What brings a reader back to the entry that `next` went to last, also after it has found no other.
+
+        Raises BackendError where that is not known any more.
+        """
+        try:
+            return str(self._reader._get_cursor())
+        except OSError as error:
+            # A rotation gives the file another name, and libsystemd, which opens it anew by that, is at no entry then.
+            if self._end is not None:
+                return self._end
+            raise BackendError("the entry of the journal that was read last is gone", "") from error
 
     def fileno(self) -> int:
         """What to poll for new entries."""

@@ -60,7 +60,7 @@ class Entries(Protocol):
         """When journald got it."""
 
     def cursor(self) -> str:
-        """What brings a reader back to it."""
+        """What brings a reader back to it, also after `next` has found no other. Raises SdcronError."""
 
 
 @dataclass(slots=True)
@@ -105,7 +105,10 @@ class Recorder:
     # Reading
 
     def read(self) -> bool:
-        """Take entries for a moment; True when there are no more now."""
+        """Take entries for a moment; True when there are no more now.
+
+        Raises SdcronError where what was taken has no cursor: with an older one it would be taken again.
+        """
         entries, feed = self._entries, self._fold.feed
         deadline = time.monotonic() + _READ_SECONDS
         count, at_end = 0, False
@@ -123,15 +126,9 @@ class Recorder:
                 if time.monotonic() > deadline:
                     break
         if count:
-            self._cursor = entries.cursor() if not at_end else self._cursor_at_end()
+            self._cursor = entries.cursor()
             self._uncommitted += count
         return at_end
-
-    def _cursor_at_end(self) -> str | None:
-        try:
-            return self._entries.cursor()
-        except OSError:  # the entry went while it was looked at
-            return self._cursor
 
     def _close_past(self, at_us: int) -> None:
         """Close what ended long before the entry being read: an old journal is read without waiting for anybody."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from types import ModuleType
@@ -21,6 +23,10 @@ class Reader:
     """
 
     first = 0
+    rotated: list[int]
+    """Entries with which a file is full: after them the reader finds that all have other names, and is at no entry."""
+    lost: list[int]
+    """Entries whose file went without a word."""
     torn: dict[tuple[int, str], int]
     """In which entries which fields are between two steps of journald's, and for how many looks more."""
     lines: bool
@@ -29,14 +35,19 @@ class Reader:
 
     def __init__(self, _flags: int) -> None:
         self.at: float = self.first - 1
+        self.is_nowhere = False
 
     def fileno(self) -> int:
         """None."""
         return -1
 
     def process(self) -> int:
-        """Nothing has changed."""
-        return 0
+        """Whether files have changed: SD_JOURNAL_INVALIDATE."""
+        if int(self.at) not in self.rotated:
+            return 0
+        self.rotated.remove(int(self.at))
+        self.is_nowhere = True
+        return 2
 
     def seek_head(self) -> None:
         """Before the first."""
@@ -50,7 +61,10 @@ class Reader:
         following = int(self.at // 1) + 1
         if following > 9:
             return False
+        if following - 1 in self.rotated:
+            return False
         self.at = max(following, self.first)
+        self.is_nowhere = False
         return True
 
     def _previous(self) -> bool:
@@ -64,6 +78,8 @@ class Reader:
         return self.at == int(cursor)
 
     def _get_cursor(self) -> str:
+        if self.is_nowhere or int(self.at) in self.lost:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         return str(int(self.at))
 
     def _get(self, field: str) -> bytes:
@@ -89,6 +105,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "systemd", ModuleType("systemd"))
     monkeypatch.setitem(sys.modules, "systemd._reader", module)
     monkeypatch.setattr(Reader, "first", 0)
+    monkeypatch.setattr(Reader, "rotated", [], raising=False)
+    monkeypatch.setattr(Reader, "lost", [], raising=False)
     monkeypatch.setattr(Reader, "torn", {}, raising=False)
     monkeypatch.setattr(Reader, "lines", True, raising=False)
     monkeypatch.setattr(Reader, "tail", 9, raising=False)
@@ -125,6 +143,26 @@ def test_where_that_entry_was_vacuumed_it_goes_on_with_the_first_that_is_left(
     journal = Journal()
     assert not journal.seek_cursor("3")
     assert rest(journal) == list(range(first, 10))
+
+
+def test_the_place_of_the_last_entry_is_known_after_its_file_was_given_another_name() -> None:
+    Reader.rotated = [4, 9]
+    journal = Journal()
+    # The reader looks for more and finds that the file has another name: more is in the next, or nothing is yet.
+    assert rest(journal) == list(range(10))
+    assert Reader.rotated == []
+    assert journal.cursor() == "9"
+    assert not journal.next()
+    assert journal.cursor() == "9", "where the reader is at no entry it has none to forget"
+
+
+def test_where_that_is_not_known_any_more_none_is_made_up() -> None:
+    Reader.lost = [9]
+    journal = Journal()
+    while journal.next():
+        pass
+    with pytest.raises(BackendError, match="read last is gone"):
+        journal.cursor()
 
 
 def test_it_says_what_to_install_where_the_reader_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

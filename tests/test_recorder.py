@@ -6,11 +6,13 @@ import json
 import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
 from sdcron.backends import LastRun
 from sdcron.definition import Definition
+from sdcron.errors import BackendError
 from sdcron.fold import Fold
 from sdcron.ledger import Ledger, position_of
 from sdcron.paths import Scope
@@ -153,6 +155,24 @@ def assert_true(directory: Path, truth: dict[str, tuple[Outcome, bytes]]) -> Non
 
 def test_every_run_is_kept_and_logged_once(tmp_path: Path) -> None:
     tape, truth = busy_tape(200)
+    collecting = Collecting(tape, tmp_path)
+    assert collecting.recorder.catch_up()
+    collecting.end()
+    assert_true(tmp_path, truth)
+
+
+def test_what_has_no_place_in_the_journal_is_not_kept_and_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape, truth = busy_tape(20)
+    monkeypatch.setattr("sdcron.recorder._READ_ENTRIES", 30)
+    collecting = Collecting(tape, tmp_path)
+    collecting.recorder.step()
+    with monkeypatch.context() as lost:
+        lost.setattr(Tape, "cursor", Mock(side_effect=BackendError("the entry is gone", "")))
+        with pytest.raises(BackendError):
+            collecting.recorder.step()
+    collecting.end()
     collecting = Collecting(tape, tmp_path)
     assert collecting.recorder.catch_up()
     collecting.end()

@@ -311,3 +311,32 @@ def test_a_line_that_journald_has_half_told_readers_of_is_waited_for(machine: Ma
     told = machine.run(["python3", "-c", TORN, line]).stdout
     machine.run(["rm", "-r", "/root/torn"])
     assert told.splitlines() == ["torn", "True ", "torn", f"True {line}"]
+
+
+#: A reader at the end of the journal while its files get other names: how often libsystemd was at no entry then, and
+#: how often the place of the last one was not known, or led elsewhere.
+RENAMED = """
+import subprocess
+from sdcron.journal import Journal
+
+journal = Journal()
+journal.seek_head()
+nowhere, wrong, last = 0, 0, None
+rotating = subprocess.Popen(["sh", "-c", "for n in $(seq 50); do journalctl --rotate; done"])
+while rotating.poll() is None or journal.wait(0):
+    while journal.next():
+        last = journal.cursor()
+    try:
+        journal._reader._get_cursor()
+    except OSError:
+        nowhere += 1
+        again = Journal()
+        wrong += journal.cursor() != last or not again.seek_cursor(last)
+        again.close()
+    journal.wait(0.1)
+print(nowhere > 0, wrong)
+"""
+
+
+def test_where_a_reader_is_stays_known_when_journald_begins_another_file(machine: Machine) -> None:
+    assert machine.run(["python3", "-c", RENAMED]).stdout == "True 0\n"
