@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdcron import messages as systemd_says
 from tests.machine import until
-from tests.system.jobs import apply, fresh_journal, service, start
-from tests.system.records import RUNS, Record, by_job, collect, prepare, records, shell
+from tests.system.jobs import apply, fresh_journal, output, service, start
+from tests.system.records import COLLECTOR, RUNS, Record, by_job, collect, prepare, records, shell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,12 +77,27 @@ def test_a_hundred_jobs_at_once_keep_their_streams_apart(machine: Machine) -> No
     wrong = []
     for number in range(JOBS):
         record = found[f"loud-{number}"]
-        out, err = lines(number)
-        if (record["stdout"], record["stderr"]) != (out, err):
-            wrong.append(f"{number}: {record['stdout_bytes']} of {len(out)}, {record['stderr_bytes']} of {len(err)}")
-        assert (record["stdout_bytes"], record["stderr_bytes"]) == (len(out), len(err)), number
-        assert not record["truncated"]
-    assert wrong == []
+        for which, printed in zip(("stdout", "stderr"), lines(number), strict=True):
+            if record[which] != printed:
+                wrong.append(f"{number} {which}: {difference(record[which], printed)}")
+            elif record[f"{which}_bytes"] != len(printed) or record["truncated"]:
+                wrong.append(f"{number} {which}: {record[f'{which}_bytes']} bytes of {len(printed)}")
+    # What the collector has said may be the reason; and whether it is the journal that has too much or too little.
+    said = machine.run(["journalctl", "-o", "short-precise", "-u", COLLECTOR]).stdout if wrong else ""
+    assert wrong == [], f"{said}{stored_lines(machine, wrong[0].split()[0])}"
+
+
+def stored_lines(machine: Machine, number: str) -> str:
+    """How many lines the journal has of a job, and how many of them are others than those before."""
+    stored = output(machine, f"loud-{number}")
+    return f"the journal has {len(stored)} lines of loud-{number}, {len(set(stored))} different ones"
+
+
+def difference(found: str, printed: str) -> str:
+    """Where a text begins to be another one."""
+    lines, wanted = found.splitlines(), printed.splitlines()
+    at = next((at for at, (line, other) in enumerate(zip(lines, wanted, strict=False)) if line != other), len(wanted))
+    return f"{len(lines)} lines of {len(wanted)}, other ones from line {at} on: {lines[at : at + 2]}"
 
 
 BINARY = bytes(n for n in range(256) if n not in (0, 10)) + b"\n"
