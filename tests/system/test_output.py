@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sdcron import messages as systemd_says
 from tests.machine import until
 from tests.system.jobs import apply, fresh_journal, output, service, start
-from tests.system.records import COLLECTOR, RUNS, Record, by_job, collect, prepare, records, shell
+from tests.system.records import COLLECTOR, RUNS, Record, by_job, collect, forget_journal, prepare, records, shell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -335,7 +335,7 @@ import subprocess
 from sdcron.journal import Journal
 
 journal = Journal()
-journal.seek_head()
+journal.seek_tail(1)
 nowhere, wrong, last = 0, 0, None
 rotating = subprocess.Popen(["sh", "-c", "for n in $(seq 50); do journalctl --rotate; done"])
 while rotating.poll() is None or journal.wait(0):
@@ -354,4 +354,9 @@ print(nowhere > 0, wrong)
 
 
 def test_where_a_reader_is_stays_known_when_journald_begins_another_file(machine: Machine) -> None:
+    # Users' empty files are removed when they are rotated, and journald may cut them to nothing while it does: whoever
+    # has one of them mapped, as every reader has, is ended by SIGBUS (systemd issues 24320 and 33277). The collector
+    # begins again where it was then.
+    forget_journal(machine)
+    machine.run(["sh", "-c", "rm -f /var/log/journal/*/user-*.journal && systemctl restart systemd-journald.service"])
     assert machine.run(["python3", "-c", RENAMED]).stdout == "True 0\n"
