@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sdcron.cut_files import outlive_cut_files
 from sdcron.errors import BackendError
 from sdcron.resident import give_back_pages
 
@@ -72,6 +73,7 @@ class Journal:
                 "the Python package systemd is missing, which reads the journal",
                 "install it: apt install python3-systemd, or pip install 'sdcron[systemd]'",
             ) from error
+        outlive_cut_files()
         try:
             reader = _Reader(_LOCAL_ONLY)
             # Watching begins here, so that nothing between this and the first look is missed.
@@ -135,13 +137,13 @@ class Journal:
     # Reading
 
     def next(self) -> bool:
-        """Go to the next entry; False when there is none yet."""
+        """Go to the next entry; False when there is none yet. Raises BackendError where it cannot be read."""
         # Also right after the first, which looks for its place in every file that there is.
         if self._count % _KEPT_ENTRIES == 1:
             # With a journal of the usual 4 GB it would be more than all else of the collector.
             give_back_pages(".journal")
         self._count += 1
-        if self._reader._next():
+        if self._step():
             self._end = None
             return True
         with suppress(OSError):
@@ -149,10 +151,21 @@ class Journal:
         # By the time of the next entry the clock may have been set back.
         self._complete_us = 0
         # New files may have come, and old ones gone.
-        if self._reader.process() == _INVALIDATE and self._reader._next():
+        if self._reader.process() == _INVALIDATE and self._step():
             self._end = None
             return True
         return False
+
+    def _step(self) -> bool:
+        """Go on; where the entry that comes next went with its file, as that of an old one may, to the one after it."""
+        try:
+            return bool(self._reader._next())
+        except OSError:  # systemd issue 36247
+            self._reader.process()
+        try:
+            return bool(self._reader._next())
+        except OSError as error:
+            raise BackendError(f"the journal cannot be read: {error.strerror}", "see: journalctl --verify") from error
 
     def get(self, field: str) -> bytes | None:
         """A field of this entry, the first if there are several; None if it has none of that name."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MADV_DONTNEED = 4  # madvise(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -13,11 +17,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 def give_back_pages(suffix: str) -> None:
     """Let go of what was looked at of the mapped files of that suffix; the kernel's cache has it when it is wanted."""
     madvise = ctypes.CDLL(None).madvise
+    for start, end in mapped_files(suffix):
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def mapped_files(*suffixes: str) -> Iterator[tuple[int, int]]:
+    """Where files of these suffixes are mapped, also removed ones: address of the first byte, and after the last."""
     with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
-            if line.removesuffix("\n").removesuffix(" (deleted)").endswith(suffix):
+            if line.removesuffix("\n").removesuffix(" (deleted)").endswith(suffixes):
                 start, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
-                madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+                yield start, end
 
 
 def keep_heap_small() -> None:

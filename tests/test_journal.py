@@ -27,6 +27,8 @@ class Reader:
     """Entries with which a file is full: after them the reader finds that all have other names, and is at no entry."""
     lost: list[int]
     """Entries whose file went without a word."""
+    unreadable: list[int]
+    """What libsystemd cannot read, and how often it fails: files that went in the middle."""
     torn: dict[tuple[int, str], int]
     """In which entries which fields are between two steps of journald's, and for how many looks more."""
     lines: bool
@@ -61,6 +63,9 @@ class Reader:
         following = int(self.at // 1) + 1
         if following > 9:
             return False
+        if following in self.unreadable:
+            self.unreadable.remove(following)
+            raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
         if following - 1 in self.rotated:
             return False
         self.at = max(following, self.first)
@@ -107,6 +112,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reader, "first", 0)
     monkeypatch.setattr(Reader, "rotated", [], raising=False)
     monkeypatch.setattr(Reader, "lost", [], raising=False)
+    monkeypatch.setattr(Reader, "unreadable", [], raising=False)
     monkeypatch.setattr(Reader, "torn", {}, raising=False)
     monkeypatch.setattr(Reader, "lines", True, raising=False)
     monkeypatch.setattr(Reader, "tail", 9, raising=False)
@@ -163,6 +169,18 @@ def test_where_that_is_not_known_any_more_none_is_made_up() -> None:
         pass
     with pytest.raises(BackendError, match="read last is gone"):
         journal.cursor()
+
+
+def test_an_entry_that_went_with_its_file_is_passed_over() -> None:
+    Reader.unreadable = [3]
+    assert rest(Journal()) == list(range(10))
+
+
+def test_a_journal_that_cannot_be_read_is_told_with_what_to_do() -> None:
+    Reader.unreadable = [3, 3]
+    with pytest.raises(BackendError, match="the journal cannot be read: Bad message") as caught:
+        rest(Journal())
+    assert "journalctl --verify" in caught.value.hint
 
 
 def test_it_says_what_to_install_where_the_reader_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

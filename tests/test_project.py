@@ -34,8 +34,8 @@ ORDER = """
     backends.unit_syntax backends.unit_values backends.transient backends.transient_call backends.refusals
     backends.systemd backends.local
     record step apply apply_transient own_units
-    store_tables store_rows store ledger resident journal conditions definition job_memory trigger memories asking
-    waits open_run open_runs lock_skips chain_entries streams reports fold recorder
+    store_tables store_rows store ledger resident cut_files journal conditions definition job_memory trigger memories
+    asking waits open_run open_runs lock_skips chain_entries streams reports fold recorder
     sync_socket local_operations place operations desired dropped generate job_queries collector collect_service
     boot_chains boot local_queries job_answers run_queries log_lines job_log spool_lines spool_runs spool_files spool
     spool_log all_logs queries local_doctor doctor beginnings overlapping by_hand by_hand_starting running stopping
