@@ -45,6 +45,8 @@ _EXPECTED: dict[str, tuple[str, bytes | None] | None] = {
 this value, or with any; None where nearly every entry that is asked for it has it (systemd.journal-fields(7))."""
 _LOOKS_AFTER = tuple(0.001 * 2**look for look in range(8))
 """Seconds between the looks for such a field: 0.255 in all; a busy machine keeps a process waiting for some ms."""
+_MOST_GONE = 16
+"""How many files may go while one entry is looked for."""
 _STDOUT_SOCKET = "/run/systemd/journal/stdout"
 _HEADER = b"sdcron-collector\n\n6\n0\n0\n0\n0\n"
 """What a program says of a stream to journald: identifier, unit, priority, and no to prefixes and forwarding."""
@@ -99,14 +101,17 @@ class Journal:
 
     def seek_head(self) -> None:
         """Before the oldest entry."""
+        self._end = None
         self._reader.seek_head()
 
     def seek_time(self, moment_us: int) -> None:
         """Before the first entry since, in microseconds since 1970."""
+        self._end = None
         self._reader.seek_realtime(moment_us)
 
     def seek_tail(self, back: int = 0) -> None:
         """After the newest entry, or before the last `back` of them."""
+        self._end = None
         self._reader.seek_tail()
         # The position becomes one by moving only: systemd issue 9934.
         steps = 0
@@ -120,11 +125,12 @@ class Journal:
 
         Raises BackendError for what is no cursor.
         """
+        self._end = None
         try:
             self._reader.seek_cursor(cursor)
         except (OSError, ValueError) as error:
             raise BackendError("that is no cursor of a journal", "") from error
-        if not self._reader._next():
+        if not self._step():
             # Either it is gone with everything after it, or what there is begins later.
             return False
         if self._reader.test_cursor(cursor):
@@ -158,14 +164,16 @@ class Journal:
 
     def _step(self) -> bool:
         """Go on; where the entry that comes next went with its file, as that of an old one may, to the one after it."""
-        try:
-            return bool(self._reader._next())
-        except OSError:  # systemd issue 36247
-            self._reader.process()
+        for _ in range(_MOST_GONE):
+            try:
+                return bool(self._reader._next())
+            except OSError:  # systemd issue 36247
+                if self._reader.process() != _INVALIDATE:
+                    break
         try:
             return bool(self._reader._next())
         except OSError as error:
-            raise BackendError(f"the journal cannot be read: {error.strerror}", "see: journalctl --verify") from error
+            raise _unreadable(error) from error
 
     def get(self, field: str) -> bytes | None:
         """A field of this entry, the first if there are several; None if it has none of that name."""
@@ -225,8 +233,11 @@ class Journal:
         return value
 
     def realtime_us(self) -> int:
-        """When journald got this entry, microseconds since 1970."""
-        return int(self._reader._get_realtime())
+        """When journald got this entry, microseconds since 1970. Raises BackendError if it is gone."""
+        try:
+            return int(self._reader._get_realtime())
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def cursor(self) -> str:
         """What brings a reader back to the entry that `next` went to last, also after it has found no other.
@@ -258,6 +269,12 @@ class Journal:
                 self._reader.process()
                 return True
         return False
+
+
+def _unreadable(error: OSError) -> BackendError:
+    return BackendError(
+        f"the journal cannot be read: {error.strerror}", "files of it may have been removed just now: try again"
+    )
 
 
 def write(message: str, **fields: str) -> None:

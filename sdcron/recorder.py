@@ -51,13 +51,13 @@ class Entries(Protocol):
     """The journal, as the collector uses it: see journal.Journal."""
 
     def next(self) -> bool:
-        """Go to the next entry; False if there is none yet."""
+        """Go to the next entry; False if there is none yet. Raises SdcronError."""
 
     def get(self, field: str) -> bytes | None:
         """A field of the entry."""
 
     def realtime_us(self) -> int:
-        """When journald got it."""
+        """When journald got it. Raises SdcronError."""
 
     def cursor(self) -> str:
         """What brings a reader back to it, also after `next` has found no other. Raises SdcronError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,20 +14,31 @@ _MADV_DONTNEED = 4  # madvise(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
+class MappedFile(NamedTuple):
+    """A part of a file that is in memory: addresses of its first byte and after its last, and where it is from."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+    """As the kernel names it: ` (deleted)` behind it if it was."""
+
+
 def give_back_pages(suffix: str) -> None:
     """Let go of what was looked at of the mapped files of that suffix; the kernel's cache has it when it is wanted."""
     madvise = ctypes.CDLL(None).madvise
-    for start, end in mapped_files(suffix):
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+    for mapped in mapped_files(suffix):
+        madvise(ctypes.c_void_p(mapped.start), ctypes.c_size_t(mapped.end - mapped.start), _MADV_DONTNEED)
 
 
-def mapped_files(*suffixes: str) -> Iterator[tuple[int, int]]:
-    """Where files of these suffixes are mapped, also removed ones: address of the first byte, and after the last."""
+def mapped_files(*suffixes: str) -> Iterator[MappedFile]:
+    """The mapped files of these suffixes, also removed ones: proc(5), /proc/pid/maps."""
     with suppress(OSError), Path("/proc/self/maps").open(encoding="utf-8", errors="surrogateescape") as maps:
         for line in maps:
             if line.removesuffix("\n").removesuffix(" (deleted)").endswith(suffixes):
-                start, end = (int(address, 16) for address in line.partition(" ")[0].split("-"))
-                yield start, end
+                addresses, _, offset, _, _, path = line.removesuffix("\n").split(None, 5)
+                start, end = (int(address, 16) for address in addresses.split("-"))
+                yield MappedFile(start, end, int(offset, 16), path)
 
 
 def keep_heap_small() -> None:

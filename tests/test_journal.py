@@ -28,7 +28,9 @@ class Reader:
     lost: list[int]
     """Entries whose file went without a word."""
     unreadable: list[int]
-    """What libsystemd cannot read, and how often it fails: files that went in the middle."""
+    """Entries whose files went, in order: the reader fails until it takes notice of one after the other."""
+    damaged: list[int]
+    """What cannot be read whatever it takes notice of."""
     torn: dict[tuple[int, str], int]
     """In which entries which fields are between two steps of journald's, and for how many looks more."""
     lines: bool
@@ -38,6 +40,7 @@ class Reader:
     def __init__(self, _flags: int) -> None:
         self.at: float = self.first - 1
         self.is_nowhere = False
+        self.gone: list[int] = []
 
     def fileno(self) -> int:
         """None."""
@@ -45,6 +48,9 @@ class Reader:
 
     def process(self) -> int:
         """Whether files have changed: SD_JOURNAL_INVALIDATE."""
+        if self.unreadable:
+            self.gone.append(self.unreadable.pop(0))
+            return 2
         if int(self.at) not in self.rotated:
             return 0
         self.rotated.remove(int(self.at))
@@ -63,8 +69,9 @@ class Reader:
         following = int(self.at // 1) + 1
         if following > 9:
             return False
-        if following in self.unreadable:
-            self.unreadable.remove(following)
+        while following in self.gone:
+            following += 1
+        if following in self.unreadable or following in self.damaged:
             raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
         if following - 1 in self.rotated:
             return False
@@ -113,6 +120,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reader, "rotated", [], raising=False)
     monkeypatch.setattr(Reader, "lost", [], raising=False)
     monkeypatch.setattr(Reader, "unreadable", [], raising=False)
+    monkeypatch.setattr(Reader, "damaged", [], raising=False)
     monkeypatch.setattr(Reader, "torn", {}, raising=False)
     monkeypatch.setattr(Reader, "lines", True, raising=False)
     monkeypatch.setattr(Reader, "tail", 9, raising=False)
@@ -171,16 +179,16 @@ def test_where_that_is_not_known_any_more_none_is_made_up() -> None:
         journal.cursor()
 
 
-def test_an_entry_that_went_with_its_file_is_passed_over() -> None:
-    Reader.unreadable = [3]
-    assert rest(Journal()) == list(range(10))
+def test_entries_that_went_with_their_files_are_passed_over() -> None:
+    Reader.unreadable = [3, 4, 8]
+    assert rest(Journal()) == [0, 1, 2, 5, 6, 7, 9]
 
 
 def test_a_journal_that_cannot_be_read_is_told_with_what_to_do() -> None:
-    Reader.unreadable = [3, 3]
+    Reader.damaged = [3]
     with pytest.raises(BackendError, match="the journal cannot be read: Bad message") as caught:
         rest(Journal())
-    assert "journalctl --verify" in caught.value.hint
+    assert "try again" in caught.value.hint
 
 
 def test_it_says_what_to_install_where_the_reader_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

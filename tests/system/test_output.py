@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -331,8 +333,16 @@ def test_a_line_that_journald_has_half_told_readers_of_is_waited_for(machine: Ma
 #: A reader at the end of the journal while its files get other names: how often libsystemd was at no entry then, and
 #: how often the place of the last one was not known, or led elsewhere.
 RENAMED = """
-import subprocess
+import subprocess, time
 from sdcron.journal import Journal
+
+def leads_there(cursor):
+    # A file that is being renamed may not be opened now: systemd issue 40053.
+    again = Journal()
+    found = again.seek_cursor(cursor)
+    again.close()
+    time.sleep(0 if found else 0.1)
+    return found
 
 journal = Journal()
 journal.seek_tail(1)
@@ -345,9 +355,7 @@ while rotating.poll() is None or journal.wait(0):
         journal._reader._get_cursor()
     except OSError:
         nowhere += 1
-        again = Journal()
-        wrong += journal.cursor() != last or not again.seek_cursor(last)
-        again.close()
+        wrong += journal.cursor() != last or not any(map(leads_there, [last] * 5))
     journal.wait(0.1)
 print(nowhere > 0, wrong)
 """
@@ -360,5 +368,10 @@ def test_files_of_the_journal_that_come_and_go_cost_a_reader_neither_its_place_n
     machine.run(["systemd-cat", "echo", "of a user"], user="tester")
     until(lambda: "user-" in machine.run(["sh", "-c", "ls /var/log/journal/*"]).stdout, 30, "the user has a file")
     before = machine.show(COLLECTOR, "InvocationID", "NRestarts")
-    assert machine.run(["python3", "-c", RENAMED]).stdout == "True 0\n"
+    assert machine.run(["python3", "-c", RENAMED], timeout=300).stdout == "True 0\n"
     assert machine.show(COLLECTOR, "InvocationID", "NRestarts") == before
+    assert "trying again" not in machine.run(["journalctl", "-u", COLLECTOR, "-o", "cat"]).stdout
+    # Its sandbox lets it take the signal: libffi makes code for that.
+    status = machine.run(["cat", f"/proc/{machine.show(COLLECTOR, 'MainPID')['MainPID']}/status"]).stdout
+    [caught] = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    assert int(caught, 16) & 1 << (signal.SIGBUS - 1)
