@@ -59,10 +59,7 @@ def outlive_cut_files() -> None:
 
 def _install(libc: ctypes.CDLL) -> None:
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
-        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
-        ctypes.c_long,
-    )
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
     before = _Action()
 
     def take(_number: int, info: ctypes._Pointer[_Info], _context: int) -> None:

@@ -47,6 +47,7 @@ _LOOKS_AFTER = tuple(0.001 * 2**look for look in range(8))
 """Seconds between the looks for such a field: 0.255 in all; a busy machine keeps a process waiting for some ms."""
 _MOST_GONE = 16
 """How many files may go while one entry is looked for."""
+_TRY_AGAIN = "files of it may have been removed just now: try again"
 _STDOUT_SOCKET = "/run/systemd/journal/stdout"
 _HEADER = b"sdcron-collector\n\n6\n0\n0\n0\n0\n"
 """What a program says of a stream to journald: identifier, unit, priority, and no to prefixes and forwarding."""
@@ -164,16 +165,14 @@ class Journal:
 
     def _step(self) -> bool:
         """Go on; where the entry that comes next went with its file, as that of an old one may, to the one after it."""
-        for _ in range(_MOST_GONE):
+        gone = 0
+        while True:
             try:
                 return bool(self._reader._next())
-            except OSError:  # systemd issue 36247
-                if self._reader.process() != _INVALIDATE:
-                    break
-        try:
-            return bool(self._reader._next())
-        except OSError as error:
-            raise _unreadable(error) from error
+            except OSError as error:  # systemd issue 36247
+                gone += 1
+                if gone > _MOST_GONE or self._reader.process() != _INVALIDATE:
+                    raise BackendError(f"the journal cannot be read: {error.strerror}", _TRY_AGAIN) from error
 
     def get(self, field: str) -> bytes | None:
         """A field of this entry, the first if there are several; None if it has none of that name."""
@@ -237,7 +236,7 @@ class Journal:
         try:
             return int(self._reader._get_realtime())
         except OSError as error:
-            raise _unreadable(error) from error
+            raise BackendError(f"the journal cannot be read: {error.strerror}", _TRY_AGAIN) from error
 
     def cursor(self) -> str:
         """What brings a reader back to the entry that `next` went to last, also after it has found no other.
@@ -250,7 +249,7 @@ class Journal:
             # A rotation gives the file another name, and libsystemd, which opens it anew by that, is at no entry then.
             if self._end is not None:
                 return self._end
-            raise BackendError("the entry of the journal that was read last is gone", "") from error
+            raise BackendError("the entry of the journal that was read last is gone", _TRY_AGAIN) from error
 
     def fileno(self) -> int:
         """What to poll for new entries."""
@@ -269,12 +268,6 @@ class Journal:
                 self._reader.process()
                 return True
         return False
-
-
-def _unreadable(error: OSError) -> BackendError:
-    return BackendError(
-        f"the journal cannot be read: {error.strerror}", "files of it may have been removed just now: try again"
-    )
 
 
 def write(message: str, **fields: str) -> None:

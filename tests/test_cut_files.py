@@ -42,9 +42,7 @@ pages = b"".join(bytes([seen[page]]) * mmap.PAGESIZE for page in (1, 2, 0))
 print(seen, whole == zlib.crc32(pages))
 """
 
-pytestmark = pytest.mark.skipif(
-    os.uname().machine not in _KNOWN_MACHINES, reason="the order of sigaction's members is not known here"
-)
+pytestmark = pytest.mark.skipif(os.uname().machine not in _KNOWN_MACHINES, reason="sigaction is not known here")
 
 
 def look(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -175,8 +175,9 @@ def test_where_that_is_not_known_any_more_none_is_made_up() -> None:
     journal = Journal()
     while journal.next():
         pass
-    with pytest.raises(BackendError, match="read last is gone"):
+    with pytest.raises(BackendError, match="read last is gone") as caught:
         journal.cursor()
+    assert "try again" in caught.value.hint
 
 
 def test_entries_that_went_with_their_files_are_passed_over() -> None:

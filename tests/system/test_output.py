@@ -368,7 +368,7 @@ def test_files_of_the_journal_that_come_and_go_cost_a_reader_neither_its_place_n
     machine.run(["systemd-cat", "echo", "of a user"], user="tester")
     until(lambda: "user-" in machine.run(["sh", "-c", "ls /var/log/journal/*"]).stdout, 30, "the user has a file")
     before = machine.show(COLLECTOR, "InvocationID", "NRestarts")
-    assert machine.run(["python3", "-c", RENAMED], timeout=300).stdout == "True 0\n"
+    assert machine.run(["python3", "-c", RENAMED], timeout=100).stdout == "True 0\n"
     assert machine.show(COLLECTOR, "InvocationID", "NRestarts") == before
     assert "trying again" not in machine.run(["journalctl", "-u", COLLECTOR, "-o", "cat"]).stdout
     # Its sandbox lets it take the signal: libffi makes code for that.
